@@ -1,0 +1,1 @@
+"""Registers devices, hands out work, and answers what is too hard for them."""

@@ -1,0 +1,1 @@
+"""The devices that are connected now, and the stream to each."""

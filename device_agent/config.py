@@ -1,0 +1,78 @@
+"""The device agent's settings, read from one YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from device_agent.security import TransportSecurity
+from device_agent.yaml_file import Settings
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / path.expanduser()
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path; a relative one starts at the folder of the file that names it."""
+
+
+class ModelSettings(Settings):
+    """Which GGUF to run and how."""
+
+    path: FilePath
+    context_tokens: int = Field(0, ge=0, description="0: as many as the model was trained with")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    queue_length: int = Field(64, ge=1)
+    instruction: str = Field(
+        "", description="added to every question, for models that must be told the answer's form"
+    )
+    max_tokens: int = Field(256, ge=1, description="where a task sets no limit")
+
+
+class RoutingSettings(Settings):
+    """When a device answers by itself."""
+
+    measure: Literal["sequence_probability", "mean_probability", "min_margin"] = (
+        "sequence_probability"
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="below it the question is sent up")
+
+
+class CloudSettings(Settings):
+    """Where the cloud agent listens and how often to try it."""
+
+    address: str = Field(description="host:port")
+    security: TransportSecurity
+    connect_timeout_s: float = Field(10.0, gt=0)
+    backoff_initial_s: float = Field(0.2, gt=0)
+    backoff_max_s: float = Field(10.0, gt=0)
+    synchronised_clock: bool = Field(
+        False, description="the cloud's clock and this one agree (PTP, same machine)"
+    )
+
+
+class TelemetrySettings(Settings):
+    """Where to publish samples (ZeroMQ PUB, connecting)."""
+
+    endpoint: str = Field(pattern=r"^(ipc|tcp)://.+")
+    interval_s: float = Field(1.0, gt=0)
+
+
+class DeviceSettings(Settings):
+    """Everything a device agent is told."""
+
+    device_id: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    listen: str = Field("127.0.0.1:50061", description="host:port or unix:/path for applications")
+    listen_security: TransportSecurity
+    model: ModelSettings
+    routing: RoutingSettings = RoutingSettings()
+    cloud: CloudSettings | None = None
+    telemetry: TelemetrySettings | None = None
+    link_epoch_file: FilePath | None = Field(
+        None, description="holds the number of the link conditions in force"
+    )

@@ -1,0 +1,82 @@
+"""What every agent's gRPC server has: security, health, reflection, a clear error for a busy port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from device_agent.security import TransportSecurity
+from protos.errors import ConfigurationError
+
+_GRACE_S = 2.0
+
+
+class AgentServer:
+    """A gRPC server that says whether it serves, and drains before it stops."""
+
+    def __init__(self, listen: str, security: TransportSecurity, services: Sequence[str]) -> None:
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._listen, self._services = listen, services
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server)
+        self._bind(listen, security.server_credentials())
+
+    def listen_locally(self, path: str) -> None:
+        """Also serve on a Unix socket, whose file permissions are its protection."""
+        self._bind(f"unix:{path}", None)
+
+    def _bind(self, listen: str, credentials: grpc.ServerCredentials | None) -> None:
+        if listen.startswith("unix:"):
+            # A socket file left by a killed agent would make the address look busy.
+            Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
+        try:
+            if credentials is None:
+                self.server.add_insecure_port(listen)
+            else:
+                self.server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen on {listen!r}: the address is busy or not this machine's ({error})",
+                field="listen",
+            ) from error
+
+    async def start(self) -> None:
+        """Serve, and say so."""
+        await self.server.start()
+        for name in ("", *self._services):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        logging.getLogger(__name__).info("listening on %s", self._listen)
+
+    async def stop(self) -> None:
+        """Take no new calls, give running ones a moment, then stop."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(_GRACE_S)
+
+
+async def until_signalled() -> None:
+    """Return on SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def run_agent(
+    main: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Run an agent's coroutine with logging to standard error."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""Shape links and measure that they are what was asked for."""

@@ -1,0 +1,53 @@
+"""Links carried by a process of ours: over TUN, or over AF_PACKET where TUN is not to be had."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Literal
+
+from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
+from netctl.capabilities import Capabilities
+
+
+class UserspaceBackend:
+    """`netctl link` between two TUN interfaces, or between the inner ends of two veth pairs."""
+
+    def __init__(self, port: Literal["tun", "packet"]) -> None:
+        self._port = port
+
+    @property
+    def name(self) -> str:
+        return f"userspace-{self._port}"
+
+    def missing(self, capabilities: Capabilities) -> str | None:
+        return capabilities.tun if self._port == "tun" else capabilities.packet_socket
+
+    def plan(self, spec: LinkSpec) -> LinkPlan:
+        if self._port == "tun":
+            ends = (
+                f"{spec.device_namespace}/{spec.device_interface}",
+                f"{spec.cloud_namespace}/{spec.cloud_interface}",
+            )
+        else:
+            ends = (f"{AIR_NAMESPACE}/{spec.name}-d", f"{AIR_NAMESPACE}/{spec.name}-c")
+        process: Command = (
+            "netctl", "link",
+            "--device", f"{self._port}:{ends[0]}",
+            "--cloud", f"{self._port}:{ends[1]}",
+            "--uplink", json.dumps(asdict(spec.conditions.uplink)),
+            "--downlink", json.dumps(asdict(spec.conditions.downlink)),
+            "--seed", str(spec.seed),
+        )  # fmt: skip
+        if self._port == "packet":
+            return LinkPlan(veth_commands(spec), process)
+        addressing: list[Command] = []
+        for namespace, interface, address in (
+            (spec.device_namespace, spec.device_interface, spec.device_address),
+            (spec.cloud_namespace, spec.cloud_interface, spec.cloud_address),
+        ):
+            addressing += [
+                ("ip", "-n", namespace, "address", "add", address, "dev", interface),
+                ("ip", "-n", namespace, "link", "set", interface, "up"),
+            ]
+        return LinkPlan((), process, tuple(addressing))

@@ -1,0 +1,65 @@
+"""Run planned commands; the only place where a plan touches the kernel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from netctl.backends.base import Command
+from netctl.offloads import switch_off
+from protos.errors import LinkError
+
+_TIMEOUT_S = 20.0
+
+
+def run(command: Command) -> str:
+    """Run one command; return what it printed. LinkError holds the command and its own words."""
+    if command[:3] == ("netctl", "offloads", "off"):
+        namespace, slash, interface = command[3].rpartition("/")
+        switch_off(interface, namespace if slash else None)
+        return ""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    except FileNotFoundError as error:
+        raise LinkError(f"the program {command[0]} is missing (Debian: iproute2)") from error
+    if done.returncode != 0:
+        raise LinkError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def run_json(command: Command) -> Any:
+    """Run one command and read what it printed as JSON."""
+    return json.loads(run(command) or "null")
+
+
+def run_all(commands: Sequence[Command]) -> None:
+    """Run commands in order, stopping at the first that fails."""
+    for command in commands:
+        run(command)
+
+
+def start(command: Command) -> subprocess.Popen[str]:
+    """Start a `netctl …` process and wait until it says that it is ready.
+
+    Raises:
+        LinkError: it ended instead; holds its own words.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netctl.cli", *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    if process.stdout.readline().strip() != "ready":
+        process.kill()
+        _, errors = process.communicate()
+        raise LinkError(f"`{' '.join(command)}` failed: {errors.strip()}")
+    return process

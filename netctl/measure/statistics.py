@@ -1,0 +1,38 @@
+"""Estimates with 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured value, its interval, and from how many samples."""
+
+    value: float
+    low: float
+    high: float
+    samples: int
+
+
+def wilson(successes: int, trials: int, z: float = Z_95) -> Estimate:
+    """Wilson's score interval of a proportion (Wilson 1927)."""
+    if trials == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    p = successes / trials
+    denominator = 1 + z * z / trials
+    centre = (p + z * z / (2 * trials)) / denominator
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / denominator
+    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), trials)
+
+
+def mean_interval(samples: Sequence[float]) -> Estimate:
+    """The mean with a normal interval; at least two samples."""
+    mean = statistics.fmean(samples)
+    half = Z_95 * statistics.stdev(samples) / math.sqrt(len(samples))
+    return Estimate(mean, mean - half, mean + half, len(samples))

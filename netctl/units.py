@@ -1,0 +1,67 @@
+"""Quantities with units, as people write them: `12 Mbit/s`, `20 ms`, `1.5 %`."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([^\s0-9].*?)\s*", re.IGNORECASE)
+
+_RATE_BPS = {
+    "bit/s": 1.0,
+    "kbit/s": 1e3,
+    "Mbit/s": 1e6,
+    "Gbit/s": 1e9,
+    "B/s": 8.0,
+    "kB/s": 8e3,
+    "MB/s": 8e6,
+}
+_TIME_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3}
+_FRACTION = {"%": 1e-2, "ppm": 1e-6}
+
+
+def _parse(text: str, units: dict[str, float], example: str) -> float:
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number with a unit; write for example {example!r}")
+    number, unit = match.groups()
+    if unit not in units:
+        raise ValueError(
+            f"{text!r} has the unit {unit!r}; the units here are {', '.join(units)} "
+            f"(for example {example!r})"
+        )
+    value = float(number) * units[unit]
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not finite")
+    return value
+
+
+def parse_rate_bps(text: str) -> int:
+    """Read a data rate as bit/s; ValueError where it is not one or is zero."""
+    value = round(_parse(text, _RATE_BPS, "12 Mbit/s"))
+    if value <= 0:
+        raise ValueError(f"{text!r} is not above zero; to cut a link use loss 100 %")
+    return value
+
+
+def parse_time_ms(text: str) -> float:
+    """Read a duration as milliseconds; ValueError where it is not one."""
+    return _parse(text, _TIME_MS, "20 ms")
+
+
+def parse_fraction(text: str) -> float:
+    """Read a share as a number from 0 to 1; ValueError where it is not one."""
+    value = _parse(text, _FRACTION, "1.5 %")
+    if value > 1:
+        raise ValueError(f"{text!r} is more than 100 %")
+    return value
+
+
+def format_rate(rate_bps: float | None) -> str:
+    """Write a data rate for people."""
+    if rate_bps is None:
+        return "unlimited"
+    for unit in ("Gbit/s", "Mbit/s", "kbit/s"):
+        if rate_bps >= _RATE_BPS[unit]:
+            return f"{rate_bps / _RATE_BPS[unit]:.4g} {unit}"
+    return f"{rate_bps:.4g} bit/s"

@@ -1,0 +1,80 @@
+"""The one exception tree of airloom; each failure knows the gRPC status it crosses the wire as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+
+
+class AirloomError(Exception):
+    """Any failure that airloom explains to its user."""
+
+    status = grpc.StatusCode.INTERNAL
+
+
+class ConfigurationError(AirloomError):
+    """A file or setting is wrong; says where, what was wrong and what would be right."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        source: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        self.problem, self.source, self.line, self.field = problem, source, line, field
+        place = "" if source is None else str(source)
+        if place and line is not None:
+            place += f":{line}"
+        parts = [part for part in (place, field, problem) if part]
+        super().__init__(": ".join(parts))
+
+
+class InvalidTaskError(AirloomError):
+    """A task cannot be answered as it was put."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ModelLoadError(AirloomError):
+    """A model file is missing, broken or of a kind that cannot be run."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class DeadlineExceededError(AirloomError):
+    """The time a task was given ran out."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class CancelledTaskError(AirloomError):
+    """Whoever asked does not want the answer any more."""
+
+    status = grpc.StatusCode.CANCELLED
+
+
+class OverloadedError(AirloomError):
+    """The queue is full; try again later or elsewhere."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnreachableError(AirloomError):
+    """A peer cannot be reached."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class LinkError(AirloomError):
+    """A link could not be shaped, measured or restored."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class UnsupportedConditionError(LinkError):
+    """A backend cannot represent what was asked of a link; says why and what can."""

@@ -1,0 +1,1 @@
+"""Runs scenarios on real links and reports what happened."""

@@ -1,0 +1,93 @@
+"""A run's figures, from its events alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from netctl.measure.statistics import wilson
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One group of answers."""
+
+    group: str
+    questions: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    sent_up: float
+    median_ms: float
+    p95_ms: float
+    link_ms: float
+    """Median time on the link of the answers that crossed it; 0 where none did."""
+    message_bytes: int
+
+
+def summarise(group: str, answers: list[Event], unanswered: int = 0) -> Row:
+    """Summarise answers; an unanswered question counts as wrong."""
+    total = len(answers) + unanswered
+    right = wilson(sum(answer["correct"] for answer in answers), total)
+    times_ms = [answer["timing"]["total_ms"] for answer in answers]
+    crossed = [a["timing"] for a in answers if a["place"] == "cloud"]
+    return Row(
+        group=group,
+        questions=total,
+        accuracy=right.value,
+        accuracy_low=right.low,
+        accuracy_high=right.high,
+        sent_up=len(crossed) / total,
+        median_ms=statistics.median(times_ms) if times_ms else float("nan"),
+        p95_ms=statistics.quantiles(times_ms, n=20)[-1] if len(times_ms) > 1 else float("nan"),
+        link_ms=statistics.median(t["uplink_ms"] + t["downlink_ms"] for t in crossed)
+        if crossed
+        else 0.0,
+        message_bytes=sum(t["uplink_bytes"] + t["downlink_bytes"] for t in crossed),
+    )
+
+
+def rows_by(events: Iterable[Event], key: Callable[[Event], str]) -> list[Row]:
+    """One row for each value of `key`, in order of first appearance."""
+    groups: dict[str, list[Event]] = {}
+    for event in events:
+        if event["event"] in ("answer", "unanswered"):
+            groups.setdefault(key(event), []).append(event)
+    rows = []
+    for group, members in groups.items():
+        answers = [event for event in members if event["event"] == "answer"]
+        rows.append(summarise(group, answers, len(members) - len(answers)))
+    return rows
+
+
+def summary(events: list[Event]) -> dict[str, Any]:
+    """All figures of a run, ready for JSON."""
+    answers = [event for event in events if event["event"] == "answer"]
+    return {
+        "by_device": [
+            asdict(row) for row in rows_by(events, lambda e: f"{e['device']} ({e['link']})")
+        ],
+        "by_place": [asdict(row) for row in rows_by(answers, lambda e: e["place"])],
+        "by_domain": [asdict(row) for row in rows_by(events, lambda e: e["domain"])],
+        "device_alone": [asdict(row) for row in device_alone(answers)],
+        "air_bytes": {e["device"]: e["bytes"] for e in events if e["event"] == "air"},
+        "links": [
+            {"device": e["device"], "kind": e["kind"], "checks": e["checks"]}
+            for e in events
+            if e["event"] == "measured"
+        ],
+    }
+
+
+def device_alone(answers: list[Event]) -> list[Row]:
+    """What each device would have scored without the cloud, from the answers it set aside."""
+    alone = []
+    for answer in answers:
+        own = answer["set_aside"].get("answer", "") if answer["place"] == "cloud" else None
+        correct = answer["correct"] if own is None else own == answer["expected"]
+        alone.append({**answer, "correct": correct})
+    return rows_by(alone, lambda e: f"{e['device']} / {e['domain']}")

@@ -1,0 +1,86 @@
+"""Build the planned links and measure them before anything is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from netctl import execute
+from netctl.backends.base import Command
+from protos.errors import LinkError
+from testbed.runner.plan import BoardPlan, RunPlan
+
+
+class Links:
+    """The links of a run and the processes that carry them."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+
+    def build(self, plan: RunPlan) -> None:
+        """Carry out the plan's operations."""
+        execute.run_all(plan.namespaces)
+        for board in plan.boards:
+            operations = board.operations
+            execute.run_all(operations.commands)
+            if operations.process is not None:
+                self._processes[board.name] = execute.start(operations.process)
+            execute.run_all(operations.after_process)
+
+    def check_running(self) -> None:
+        """Raise LinkError where a process that carries a link has ended."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                _, errors = process.communicate()
+                raise LinkError(f"the link of {name} ended during the run: {errors.strip()}")
+
+    def stop(self) -> dict[str, Any]:
+        """End the processes; return their counters by link."""
+        counters: dict[str, Any] = {}
+        for name, process in self._processes.items():
+            if process.poll() is None:
+                process.terminate()
+        for name, process in self._processes.items():
+            output, _ = process.communicate(timeout=10)
+            if output.strip():
+                counters[name] = json.loads(output)
+        return counters
+
+
+def read_back(board: BoardPlan) -> list[Any]:
+    """What the kernel says it made of the board's link."""
+    return [execute.run_json(command) for command in board.operations.read_back]
+
+
+async def measure(board: BoardPlan, probes: int) -> dict[str, Any]:
+    """Measure both directions of a board's link in a process of its own."""
+    conditions = board.link.conditions
+    command: Command = (
+        sys.executable, "-m", "netctl.cli", "measure",
+        "--device", f"{board.name}/{board.device_host}",
+        "--cloud", f"{board.link.cloud_namespace}/{board.cloud_host}",
+        "--uplink", json.dumps(asdict(conditions.uplink)),
+        "--downlink", json.dumps(asdict(conditions.downlink)),
+        "--probes", str(probes),
+    )  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    if process.returncode != 0:
+        raise LinkError(f"the link of {board.name} cannot be measured: {errors.decode().strip()}")
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def air_bytes(board: BoardPlan) -> dict[str, int]:
+    """Bytes that crossed the board's link so far, as its own interface counted them."""
+    shown = execute.run_json(
+        ("ip", "-n", board.name, "-s", "-j", "link", "show", board.link.device_interface)
+    )
+    counters = shown[0]["stats64"]
+    return {"uplink": counters["tx"]["bytes"], "downlink": counters["rx"]["bytes"]}

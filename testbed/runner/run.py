@@ -1,0 +1,357 @@
+"""Carry out a planned run, inside the sandbox, and write everything that happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import zmq
+import zmq.asyncio
+from google.protobuf.json_format import MessageToDict
+
+from protos.airloom.v1 import (
+    fleet_pb2,
+    fleet_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    task_pb2,
+    telemetry_pb2,
+)
+from protos.errors import CancelledTaskError, UnreachableError
+from testbed.certificates import issue, make_authority
+from testbed.fidelity import check_direction
+from testbed.questions import Question
+from testbed.records import EventLog, write_atomically
+from testbed.runner import links as link_operations
+from testbed.runner.links import Links
+from testbed.runner.plan import CLOUD, BoardPlan, RunPlan, cloud_settings, device_settings
+from testbed.runner.processes import AgentProcess
+
+_CONNECT_TIMEOUT_S = 60.0
+
+
+class Progress(Protocol):
+    """Where a run shows how it is getting on."""
+
+    def stage(self, text: str) -> None: ...
+
+    def link(self, board: str, kind: str, ok: bool) -> None: ...
+
+    def answer(self, event: dict[str, Any]) -> None: ...
+
+
+def provenance() -> dict[str, Any]:
+    """What this run ran on."""
+    return {
+        "airloom": importlib.metadata.version("airloom"),
+        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+        "grpcio": importlib.metadata.version("grpcio"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "as_root": _outer_uid() == 0,
+    }
+
+
+def _outer_uid() -> int:
+    """The user this runs as outside its user namespace, where it is in one."""
+    first = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    return int(first[1])
+
+
+def _security(plan: RunPlan, folder: Path, name: str) -> dict[str, Any]:
+    if plan.scenario.security == "plaintext":
+        return {"plaintext": True}
+    return {
+        "ca": str(folder / "ca.crt"),
+        "certificate": str(folder / f"{name}.crt"),
+        "key": str(folder / f"{name}.key"),
+    }
+
+
+def _make_certificates(plan: RunPlan, folder: Path) -> None:
+    if plan.scenario.security == "plaintext":
+        return
+    make_authority(folder)
+    issue(folder, CLOUD, [board.cloud_host for board in plan.boards])
+    for board in plan.boards:
+        issue(folder, board.name)
+
+
+async def _wait_connected(cloud_address: str, plan: RunPlan, agents: list[AgentProcess]) -> None:
+    expected = {board.name for board in plan.boards}
+    deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
+    async with grpc.aio.insecure_channel(cloud_address) as channel:
+        stub = fleet_pb2_grpc.FleetServiceStub(channel)
+        while True:
+            for agent in agents:
+                agent.check_running()
+            listed = await stub.ListDevices(fleet_pb2.ListDevicesRequest(), timeout=5.0)
+            present = {device.device_id for device in listed.devices}
+            if present >= expected:
+                return
+            if time.monotonic() > deadline_s:
+                raise UnreachableError(
+                    f"{', '.join(sorted(expected - present))} did not reach the cloud within "
+                    f"{_CONNECT_TIMEOUT_S:g} s"
+                )
+            await asyncio.sleep(0.1)
+
+
+def _answer_event(board: BoardPlan, question: Question, result: task_pb2.TaskResult) -> dict[str, Any]:
+    answer = result.answer
+    timing = MessageToDict(
+        result.timing, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    for name in ("uplink_bytes", "downlink_bytes"):
+        timing[name] = int(timing[name])
+    place = "cloud" if answer.provenance.place == task_pb2.PLACE_CLOUD else "device"
+    return {
+        "device": board.name,
+        "link": board.entry.link.kind,
+        "question_id": question.id,
+        "domain": question.domain,
+        "level": question.level,
+        "question": question.text,
+        "expected": question.answer,
+        "answered": answer.final_answer,
+        "correct": answer.final_answer == question.answer,
+        "text": answer.text,
+        "place": place,
+        "confidence": answer.confidence.value,
+        "set_aside": MessageToDict(answer.set_aside, preserving_proto_field_name=True),
+        "fallback_reason": answer.fallback_reason,
+        "model": answer.provenance.model_name,
+        "model_sha256": answer.provenance.model_sha256,
+        "quantisation": answer.provenance.quantisation,
+        "link_epoch": answer.provenance.link_epoch,
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
+        "timing": timing,
+    }
+
+
+async def _ask_all(
+    board: BoardPlan, plan: RunPlan, socket: str, log: EventLog, progress: Progress
+) -> None:
+    """Ask a board its questions one after the other, as an application on it would."""
+    settings = plan.scenario.questions
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for question in board.questions:
+            task = task_pb2.Task(
+                task_id=question.id,
+                parts=[task_pb2.Part(text=task_pb2.TextPart(text=question.text))],
+                budget=task_pb2.Budget(deadline_ms=settings.deadline),
+                sampling=task_pb2.Sampling(max_tokens=settings.max_tokens),
+            )
+            try:
+                reply = await stub.Infer(
+                    inference_pb2.InferRequest(task=task), timeout=settings.deadline / 1e3 + 1
+                )
+            except grpc.aio.AioRpcError as error:
+                code = error.code().name
+                event = log.write(
+                    "unanswered",
+                    device=board.name,
+                    link=board.entry.link.kind,
+                    question_id=question.id,
+                    domain=question.domain,
+                    level=question.level,
+                    code=code,
+                    reason=error.details(),
+                )
+            else:
+                event = log.write("answer", **_answer_event(board, question, reply.result))
+            progress.answer(event)
+
+
+async def _record_telemetry(endpoint: str, log: EventLog) -> None:
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.SUB)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    try:
+        socket.bind(endpoint)
+        while True:
+            _, payload = await socket.recv_multipart()
+            sample = telemetry_pb2.TelemetrySample.FromString(payload)
+            log.write(
+                "telemetry", sample=MessageToDict(sample, preserving_proto_field_name=True)
+            )
+    finally:
+        socket.close()
+        context.term()
+
+
+@contextlib.asynccontextmanager
+async def _in_background(*coroutines: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _watch(agents: list[AgentProcess], links: Links) -> None:
+    while True:
+        for agent in agents:
+            agent.check_running()
+        links.check_running()
+        await asyncio.sleep(0.2)
+
+
+async def _ask_while_watched(questions: list[Any], agents: list[AgentProcess], links: Links) -> None:
+    async with _in_background(_watch(agents, links), *questions) as (watching, *asking):
+        pending: set[asyncio.Task[None]] = set(asking)
+        while pending:
+            done, rest = await asyncio.wait(
+                {watching, *pending}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+            pending = rest - {watching}
+
+
+async def run_plan(plan: RunPlan, folder: Path, progress: Progress) -> None:
+    """Run everything; the folder then holds settings, logs, events and measurements."""
+    loop = asyncio.get_running_loop()
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, this.cancel)
+    # Sockets have short path limits, and nothing of them should stay in the run folder.
+    with tempfile.TemporaryDirectory(prefix="airloom-", dir="/run") as scratch, EventLog(
+        folder
+    ) as log:
+        try:
+            await _run(plan, folder, Path(scratch), log, progress)
+        except asyncio.CancelledError:
+            log.write("interrupted")
+            raise CancelledTaskError(
+                f"interrupted; what had happened by then is in {folder}"
+            ) from None
+        except Exception as error:
+            log.write("failed", reason=str(error))
+            raise
+
+
+async def _run(
+    plan: RunPlan, folder: Path, scratch: Path, log: EventLog, progress: Progress
+) -> None:
+    log.write("started", scenario=plan.scenario.name, backend=plan.backend, **provenance())
+    links = Links()
+    agents: list[AgentProcess] = []
+    try:
+        progress.stage(f"building {len(plan.boards)} links ({plan.backend})")
+        await asyncio.to_thread(links.build, plan)
+        for board in plan.boards:
+            (scratch / f"{board.name}.epoch").write_text("1", encoding="ascii")
+            conditions = {
+                "uplink": asdict(board.link.conditions.uplink),
+                "downlink": asdict(board.link.conditions.downlink),
+            }
+            log.write(
+                "link",
+                device=board.name,
+                epoch=1,
+                kind=board.entry.link.kind,
+                conditions=conditions,
+                kernel=link_operations.read_back(board),
+            )
+        progress.stage("measuring the links")
+        await _measure_links(plan, log, progress)
+
+        progress.stage("starting the agents")
+        _make_certificates(plan, scratch)
+        cloud = AgentProcess(CLOUD, "cloud_agent.cli", CLOUD, folder / "cloud.log")
+        agents.append(cloud)
+        await cloud.start(
+            cloud_settings(plan.scenario, str(scratch), _security(plan, scratch, CLOUD))
+        )
+        for board in plan.boards:
+            agent = AgentProcess(
+                board.name, "device_agent.cli", board.name, folder / f"{board.name}.log"
+            )
+            agents.append(agent)
+            security = _security(plan, scratch, board.name)
+            await agent.start(device_settings(board, str(scratch), security))
+        for agent in agents:
+            await agent.wait_healthy(f"unix:{scratch}/{agent.name}.sock")
+        await _wait_connected(f"unix:{scratch}/{CLOUD}.sock", plan, agents)
+
+        progress.stage("asking")
+        before = {board.name: link_operations.air_bytes(board) for board in plan.boards}
+        async with _in_background(_record_telemetry(f"ipc://{scratch}/telemetry.sock", log)):
+            questions = [
+                _ask_all(board, plan, f"{scratch}/{board.name}.sock", log, progress)
+                for board in plan.boards
+            ]
+            await _ask_while_watched(questions, agents, links)
+        for board in plan.boards:
+            after = link_operations.air_bytes(board)
+            used = {way: after[way] - before[board.name][way] for way in after}
+            log.write("air", device=board.name, bytes=used)
+    finally:
+        progress.stage("stopping")
+        await asyncio.gather(*(agent.stop() for agent in agents))
+        counters = await asyncio.to_thread(links.stop)
+        log.write("stopped", link_counters=counters)
+
+
+async def _measure_links(plan: RunPlan, log: EventLog, progress: Progress) -> None:
+    measured = await asyncio.gather(
+        *(link_operations.measure(board, plan.scenario.probes) for board in plan.boards)
+    )
+    for board, result in zip(plan.boards, measured, strict=True):
+        conditions = board.link.conditions
+        checks = [
+            *check_direction("uplink", conditions.uplink, result["uplink"]),
+            *check_direction("downlink", conditions.downlink, result["downlink"]),
+        ]
+        log.write(
+            "measured",
+            device=board.name,
+            kind=board.entry.link.kind,
+            result=result,
+            checks=[asdict(check) for check in checks],
+        )
+        progress.link(board.name, board.entry.link.kind, all(check.ok for check in checks))
+
+
+def resolved(plan: RunPlan) -> str:
+    """The scenario with every default filled in and the hash of every model, as JSON."""
+    models = {plan.scenario.cloud.model.path, *(b.entry.model.path for b in plan.boards)}
+    return json.dumps(
+        {
+            "scenario": plan.scenario.model_dump(mode="json"),
+            "backend": plan.backend,
+            "link_seeds": {board.name: board.link.seed for board in plan.boards},
+            "models": {
+                str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(models)
+            },
+            "questions": {board.name: [q.id for q in board.questions] for board in plan.boards},
+        },
+        indent=2,
+    )
+
+
+def write_resolved(plan: RunPlan, folder: Path) -> None:
+    """Write resolved.json into the run folder."""
+    write_atomically(folder / "resolved.json", resolved(plan) + "\n")

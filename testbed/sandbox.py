@@ -1,0 +1,101 @@
+"""Run something where nothing it makes can outlive it.
+
+The child is process 1 of its own PID namespace, with its own network and mount namespaces. When it
+ends, or when this process is killed (even by SIGKILL), the kernel ends every process in there, and
+with the last of them go the interfaces, qdiscs and namespaces. Root is not needed: without it a
+user namespace gives the rights over all of these and over nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from netctl import linux
+from protos.errors import AirloomError, LinkError
+
+
+def run_in_sandbox(body: Callable[[], int]) -> int:
+    """Run `body` in a sandbox; return its exit status. SIGINT and SIGTERM reach it.
+
+    Raises:
+        LinkError: this kernel does not let this user make namespaces; says what would.
+    """
+    outer_uid, outer_gid = os.geteuid(), os.getegid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    helper = os.fork()
+    if helper == 0:
+        # unshare() moves only children into a new PID namespace, so a helper stands between.
+        os._exit(_helper(body, outer_uid, outer_gid))
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(helper, number)
+
+    previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _, status = os.waitpid(helper, 0)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _helper(body: Callable[[], int], outer_uid: int, outer_gid: int) -> int:
+    linux.die_with_parent(signal.SIGKILL)
+    rootless = outer_uid != 0
+    flags = linux.CLONE_NEWNET | linux.CLONE_NEWNS | linux.CLONE_NEWPID
+    try:
+        linux.unshare(flags | (linux.CLONE_NEWUSER if rootless else 0))
+        if rootless:
+            Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+            Path("/proc/self/uid_map").write_text(f"0 {outer_uid} 1", encoding="ascii")
+            Path("/proc/self/gid_map").write_text(f"0 {outer_gid} 1", encoding="ascii")
+    except OSError as error:
+        hint = (
+            "this kernel gives users no namespaces (see sysctl kernel.unprivileged_userns_clone "
+            "and kernel.apparmor_restrict_unprivileged_userns); run it as root"
+            if rootless
+            else "root without CAP_SYS_ADMIN (a container?) cannot make namespaces"
+        )
+        print(f"testbed: {LinkError(f'{error.strerror}: {hint}')}", file=sys.stderr)
+        return 1
+    first = os.fork()
+    if first == 0:
+        os._exit(_first_process(body))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: os.kill(first, n))
+    while True:
+        with contextlib.suppress(InterruptedError):
+            _, status = os.waitpid(first, 0)
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _first_process(body: Callable[[], int]) -> int:
+    linux.die_with_parent(signal.SIGKILL)
+    try:
+        linux.make_mounts_private()
+        linux.mount("proc", "/proc")
+        linux.mount("sysfs", "/sys")
+        linux.mount("tmpfs", "/run")
+        return body()
+    except AirloomError as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("testbed: interrupted", file=sys.stderr)
+        return 130
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""Train the shipped models from nothing and write them as GGUF (needs the `train` extra)."""

@@ -1,0 +1,89 @@
+"""Endless batches of training examples, drawn from a seed and a step number alone.
+
+Because batch `n` depends on nothing but the recipe and `n`, a resumed training sees exactly the
+batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from testbed.questions.collaboration import Example, draw
+from testbed.questions.question import LEVELS
+from testbed.questions.sampling import sample
+from testbed.training.recipes import Recipe
+from testbed.training.vocabulary import BOS, EOS, SubwordVocabulary, CharacterVocabulary, Vocabulary
+
+IGNORED = -100
+"""Target of a position that carries no loss (the prompt and the padding)."""
+
+_EXAMPLES_PER_CHUNK = 2048
+PROMPT_TEMPLATE = "Q: {}\nA: "
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and targets, each (batch, length); `tokens` counts inputs that are not padding."""
+
+    inputs: Tensor
+    targets: Tensor
+    tokens: int
+
+
+def draw_example(rng: random.Random, recipe: Recipe) -> Example:
+    """Draw one example of the recipe's mix; only training questions are ever drawn."""
+    (domain,) = rng.choices(list(recipe.shares), weights=list(recipe.shares.values()))
+    (level,) = rng.choices(LEVELS, weights=recipe.level_weights)
+    question = sample(rng, domain, level, "train")
+    return draw(rng, question, expert=domain in recipe.experts)
+
+
+def vocabulary_for(recipe: Recipe) -> Vocabulary:
+    """Make the recipe's vocabulary (a subword one is trained on the recipe's own examples)."""
+    if recipe.vocabulary == "characters":
+        return CharacterVocabulary()
+    rng = random.Random(recipe.seed)
+    examples = [draw_example(rng, recipe) for _ in range(40_000)]
+    texts = [line for e in examples for line in (*e.prompt.split("\n"), e.completion)]
+    return SubwordVocabulary.train(texts, recipe.subword_count)
+
+
+def _encode(example: Example, vocabulary: Vocabulary) -> tuple[list[int], int]:
+    prompt = [BOS, *vocabulary.encode(PROMPT_TEMPLATE.format(example.prompt))]
+    return [*prompt, *vocabulary.encode(example.completion), EOS], len(prompt)
+
+
+def _collate(rows: list[tuple[list[int], int]]) -> Batch:
+    length = max(len(ids) for ids, _ in rows) - 1
+    inputs = torch.zeros(len(rows), length, dtype=torch.long)
+    targets = torch.full((len(rows), length), IGNORED, dtype=torch.long)
+    for i, (ids, prompt_length) in enumerate(rows):
+        inputs[i, : len(ids) - 1] = torch.tensor(ids[:-1])
+        targets[i, prompt_length - 1 : len(ids) - 1] = torch.tensor(ids[prompt_length:])
+    return Batch(inputs, targets, sum(len(ids) - 1 for ids, _ in rows))
+
+
+def batches(recipe: Recipe, vocabulary: Vocabulary, first_chunk: int = 0) -> Iterator[list[Batch]]:
+    """Yield chunks of batches; rows of one batch have like lengths, so little is padding."""
+    chunk = first_chunk
+    while True:
+        rng = random.Random(f"{recipe.name}-{recipe.seed}-{chunk}")
+        rows = [_encode(draw_example(rng, recipe), vocabulary) for _ in range(_EXAMPLES_PER_CHUNK)]
+        rows = [row for row in rows if len(row[0]) <= recipe.shape.context]
+        rows.sort(key=lambda row: len(row[0]))
+        cut: list[Batch] = []
+        start = 0
+        while start < len(rows):
+            end = start + 1
+            while end < len(rows) and len(rows[end][0]) * (end + 1 - start) <= recipe.batch_tokens:
+                end += 1
+            cut.append(_collate(rows[start:end]))
+            start = end
+        rng.shuffle(cut)
+        yield cut
+        chunk += 1
