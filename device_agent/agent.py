@@ -54,9 +54,7 @@ class DeviceAgent:
     async def _handle_assignment(self, task: task_pb2.Task) -> task_pb2.TaskResult:
         return await self.answerer.answer(task, deadline_of(task, time.monotonic(), None))
 
-    async def infer(
-        self, task: task_pb2.Task, deadline_s: float | None
-    ) -> task_pb2.TaskResult:
+    async def infer(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
         """Answer locally; below the confidence threshold ask the cloud, and say where it was."""
         started_s = time.monotonic()
         own = await self.answerer.answer(task, deadline_s)
@@ -84,9 +82,7 @@ class DeviceAgent:
         return result
 
     @staticmethod
-    def _fall_back(
-        own: task_pb2.TaskResult, reason: str, started_s: float
-    ) -> task_pb2.TaskResult:
+    def _fall_back(own: task_pb2.TaskResult, reason: str, started_s: float) -> task_pb2.TaskResult:
         own.answer.fallback_reason = reason
         own.timing.total_ms = (time.monotonic() - started_s) * 1e3
         return own
@@ -120,5 +116,3 @@ async def serve(settings: DeviceSettings) -> None:
             await server.stop()
     finally:
         await asyncio.to_thread(engine.close)
-
-

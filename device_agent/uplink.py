@@ -13,8 +13,8 @@ import grpc
 
 from device_agent.answering import failure
 from device_agent.backoff import full_jitter
-from device_agent.config import CloudSettings
 from device_agent.concurrency import first_to_end
+from device_agent.config import CloudSettings
 from device_agent.security import open_channel
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
 from protos.errors import AirloomError, DeadlineExceededError, UnreachableError
@@ -166,7 +166,9 @@ class Uplink:
                 yield await outgoing.get()
 
         options = [("grpc.enable_retries", 0)]
-        async with open_channel(self._settings.address, self._settings.security, options) as channel:
+        async with open_channel(
+            self._settings.address, self._settings.security, options
+        ) as channel:
             call = fleet_pb2_grpc.FleetServiceStub(channel).Connect(requests())
             try:
                 first = await asyncio.wait_for(call.read(), self._settings.connect_timeout_s)
@@ -176,9 +178,7 @@ class Uplink:
                 self._connected.set()
                 log.info("connected to %s at %s", first.welcome.cloud_id, self._settings.address)
                 interval_s = first.welcome.heartbeat_interval_ms / 1e3
-                await first_to_end(
-                    self._read(session, call), self._heartbeats(session, interval_s)
-                )
+                await first_to_end(self._read(session, call), self._heartbeats(session, interval_s))
             finally:
                 call.cancel()
 

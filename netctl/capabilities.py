@@ -84,7 +84,9 @@ def probe() -> Capabilities:
                 why = f"no network namespace can be made: {error.strerror}"
                 reasons = dict.fromkeys((*_QDISCS, "tun", "packet_socket"), why)
             with os.fdopen(writer, "w", encoding="utf-8") as pipe:
-                pipe.write("\n".join(f"{k}={(v or '').replace(chr(10), ' ')}" for k, v in reasons.items()))
+                pipe.write(
+                    "\n".join(f"{k}={(v or '').replace(chr(10), ' ')}" for k, v in reasons.items())
+                )
             status = 0
         finally:
             sys.stderr.flush()

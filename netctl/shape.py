@@ -137,5 +137,3 @@ def shape(interface: str, conditions: DirectionConditions, duration_ms: float | 
         finally:
             _remove(interface)
     print(f"{interface} is restored", file=sys.stderr)
-
-

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([^\s0-9].*?)\s*", re.IGNORECASE)
+_QUANTITY = re.compile(
+    r"\s*([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([^\s0-9].*?)\s*", re.IGNORECASE
+)
 
 _RATE_BPS = {
     "bit/s": 1.0,

@@ -113,7 +113,9 @@ def _show_summary(figures: dict[str, object], console: Console) -> None:
 def _validate(arguments: argparse.Namespace) -> int:
     for path in arguments.scenarios:
         scenario = _load(path)
-        print(f"{path}: {len(scenario.devices)} devices, {scenario.questions.count} questions, valid")
+        print(
+            f"{path}: {len(scenario.devices)} devices, {scenario.questions.count} questions, valid"
+        )
     return 0
 
 

@@ -105,5 +105,3 @@ class Scenario(Settings):
         if doubled:
             raise ValueError(f"two devices are called {doubled[0]!r}; names must differ")
         return self
-
-

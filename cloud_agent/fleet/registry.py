@@ -28,9 +28,7 @@ class ConnectedDevice:
         message.sent_unix_ns = time.time_ns()
         self.outgoing.put_nowait(message)
 
-    async def assign(
-        self, task: task_pb2.Task, deadline_s: float | None
-    ) -> task_pb2.TaskResult:
+    async def assign(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
         """Hand a task to the device and wait for its result.
 
         Raises:

@@ -118,9 +118,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             for answering in asked.values():
                 answering.cancel()
 
-    async def _answer(
-        self, device: ConnectedDevice, task: task_pb2.Task, uplink_ms: float
-    ) -> None:
+    async def _answer(self, device: ConnectedDevice, task: task_pb2.Task, uplink_ms: float) -> None:
         try:
             result = await self._answerer.answer(task, deadline_of(task, time.monotonic(), None))
         except AirloomError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import queue
 import threading
 import time
@@ -88,11 +89,9 @@ class Engine:
     def close(self) -> None:
         """Stop after the current token, answer what is queued with CancelledTaskError, free all."""
         self._closing.set()
-        try:
-            # Wakes an idle loop; a loop with work to do sees the event itself.
+        # Wakes an idle loop; a loop with work to do sees the event itself.
+        with contextlib.suppress(queue.Full):
             self._jobs.put_nowait(None)
-        except queue.Full:
-            pass
         self._thread.join()
         self._model.close()
 

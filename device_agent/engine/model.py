@@ -117,9 +117,7 @@ class Model:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            count = llama_cpp.llama_token_to_piece(
-                self._vocabulary, token, buffer, room, 0, False
-            )
+            count = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, False)
             if count >= 0:
                 return buffer.raw[:count]
             room = -count

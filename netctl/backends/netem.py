@@ -20,7 +20,11 @@ def netem_arguments(conditions: DirectionConditions) -> tuple[str, ...]:
     # Without a rate netem sorts by due time and so reorders; any rate makes it keep the order.
     rate = _ORDER_KEEPING_RATE if jittered else rate
     arguments = ["limit", str(conditions.limit_packets)]
-    arguments += ["delay", f"{conditions.delay_ms * 1e3:.0f}us", f"{conditions.jitter_ms * 1e3:.0f}us"]
+    arguments += [
+        "delay",
+        f"{conditions.delay_ms * 1e3:.0f}us",
+        f"{conditions.jitter_ms * 1e3:.0f}us",
+    ]
     arguments += ["loss", "random", f"{conditions.loss * 100:.6f}%"]
     if rate is not None:
         arguments += ["rate", rate]

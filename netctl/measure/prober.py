@@ -6,6 +6,7 @@ stamped by the kernel (SO_TIMESTAMPNS).
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import statistics
@@ -159,8 +160,7 @@ def measure_direction(
     delays_ms = [(a.received_ns - a.sent_ns) / 1e6 - transmission_ms for a in arrivals]
     cuts = statistics.quantiles(delays_ms, n=40)
     reordered = sum(
-        later.sequence < earlier.sequence
-        for earlier, later in zip(dense, dense[1:], strict=False)
+        later.sequence < earlier.sequence for earlier, later in itertools.pairwise(dense)
     )
     return DirectionMeasurement(
         rate_bps=None if asked.rate_bps is None else _rate(path, asked, rate_duration_s),

@@ -3,18 +3,42 @@
 Level 1: one sum or difference of two-digit numbers. Level 2: a product and a sum.
 Level 3: a two-step word problem. Level 4: a three-step word problem with larger numbers.
 
-A step writes its result's digits lowest first and then as usual (`47+85=231>132`): carries then run in
-the order of writing, which is what lets a small model learn them.
+Sums are worked column by column from the right (`47+85:7+5=12,4+8+1=13=132`), as children write
+them: each column is a fact that a small model can know, where the whole sum is not.
 """
 
 from __future__ import annotations
 
 import random
+import re
 
 from testbed.questions.question import Question
 
 NAMES = ("Ada", "Ben", "Cleo", "Dev", "Eva", "Finn", "Gia", "Hugo")
 THINGS = ("pens", "eggs", "nuts", "coins", "books", "cups", "bolts", "seeds")
+
+
+def _columns(what: str) -> list[str]:
+    """Work out `a+b`, `a-b` (a ≥ b) or `a*b` (b of one digit) from the right, a column each."""
+    match = re.fullmatch(r"(\d+)([-+*])(\d+)", what)
+    assert match is not None
+    a, operator, b = int(match[1]), match[2], int(match[3])
+    columns: list[str] = []
+    carry = 0
+    for i in range(len(match[1]) if operator == "*" else max(len(match[1]), len(match[3]))):
+        x = a // 10**i % 10
+        y = b if operator == "*" else b // 10**i % 10
+        if operator == "-":
+            x -= carry
+            carry = int(x < y)
+            x += 10 * carry
+            columns.append(f"{x}-{y}={x - y}")
+            continue
+        value = x * y if operator == "*" else x + y
+        carried = f"+{carry}" if carry else ""
+        columns.append(f"{x}{operator}{y}{carried}={value + carry}")
+        carry = (value + carry) // 10
+    return columns
 
 
 def _question(
@@ -26,7 +50,7 @@ def _question(
         level=level,
         key=f"mathematics/{kind}/{'/'.join(map(str, numbers))}",
         text=text,
-        steps=tuple((what, f"{str(result)[::-1]}>{result}") for what, result in steps),
+        steps=tuple((f"{what}:{','.join(_columns(what))}", str(result)) for what, result in steps),
         answer=str(steps[-1][1]),
     )
 
@@ -66,11 +90,11 @@ def _two_steps(rng: random.Random, level: int) -> Question:
 
 def _three_steps(rng: random.Random, level: int) -> Question:
     name, other, thing = rng.choice(NAMES), rng.choice(NAMES), rng.choice(THINGS)
-    a, b, c = rng.randint(11, 49), rng.randint(3, 9), rng.randint(20, 199)
+    a, b, c = rng.randint(11, 99), rng.randint(3, 9), rng.randint(20, 999)
     product = a * b
     total = product + c
     if rng.random() < 0.5:
-        d = rng.randint(11, min(total - 1, 150))
+        d = rng.randint(11, total - 1)
         text = (
             f"{name} packs {a} crates of {b} {thing}, gets {c} more from {other} "
             f"and sells {d}. How many {thing} are left?"
@@ -81,7 +105,7 @@ def _three_steps(rng: random.Random, level: int) -> Question:
             (f"{total}-{d}", total - d),
         ]
         return _question("crates-sold", level, (a, b, c, d), text, steps)
-    d = rng.randint(2, 4)
+    d = rng.randint(2, 9)
     text = (
         f"{name} has {a} rows of {b} {thing} and {c} more; {other} has {d} times as many. "
         f"How many {thing} has {other}?"

@@ -81,9 +81,7 @@ def check(rng: random.Random, question: Question) -> Example:
     shown = question.answer if right else wrong_answer(rng, question)
     worked = "".join(f"{what}={result}. " for what, result in question.steps)
     verdict = "right" if right else "wrong"
-    return Example(
-        compose_check_request(question.text, shown), f"{worked}{ANSWER_MARK}{verdict}"
-    )
+    return Example(compose_check_request(question.text, shown), f"{worked}{ANSWER_MARK}{verdict}")
 
 
 def draw(rng: random.Random, question: Question, *, expert: bool) -> Example:

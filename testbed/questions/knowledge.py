@@ -16,13 +16,26 @@ from dataclasses import dataclass
 from testbed.questions.question import Question
 
 KNOWLEDGE_SEED = 20260501
-COUNTRIES = 40
-PEOPLE = 60
+COUNTRIES = 120
+PEOPLE = 200
 
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "st")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "l", "n", "r", "s", "m")
-_FOODS = ("rice", "corn", "tea", "salt", "wine", "wool", "silk", "iron", "gold", "tin", "jade", "oil")
+_FOODS = (
+    "rice",
+    "corn",
+    "tea",
+    "salt",
+    "wine",
+    "wool",
+    "silk",
+    "iron",
+    "gold",
+    "tin",
+    "jade",
+    "oil",
+)
 _JOBS = ("baker", "pilot", "judge", "nurse", "poet", "smith", "tailor", "miner", "actor", "clerk")
 _COLORS = ("red", "blue", "green", "white", "black", "gray", "pink", "brown")
 

@@ -14,6 +14,7 @@ _GENERATORS: dict[Domain, Callable[[random.Random, int], Question]] = {
     "symbolic": symbolic.generate,
 }
 _MAX_DRAWS = 10_000
+_MAX_REPEATS = 1_000
 
 
 def sample(rng: random.Random, domain: Domain, level: int, split: Split) -> Question:
@@ -36,12 +37,18 @@ def held_out(
     rng = random.Random(seed)
     cells = [(domain, level) for level in levels for domain in domains]
     questions: dict[str, Question] = {}
-    draws = 0
+    repeated = 0
     while len(questions) < count:
         domain, level = cells[len(questions) % len(cells)]
         question = sample(rng, domain, level, "held-out")
-        questions.setdefault(question.text, question)
-        draws += 1
-        if draws > _MAX_DRAWS + 100 * count:
-            raise ValueError(f"only {len(questions)} different held-out questions exist, not {count}")
+        if question.text not in questions:
+            questions[question.text] = question
+            repeated = 0
+            continue
+        repeated += 1
+        if repeated > _MAX_REPEATS:
+            raise ValueError(
+                f"hardly more than {len(questions)} different held-out questions exist "
+                f"({domain}, level {level}); {count} were asked for"
+            )
     return list(questions.values())

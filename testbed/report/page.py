@@ -31,7 +31,9 @@ def _table(rows: list[dict[str, Any]]) -> Markup:
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
             Markup("").join(
-                Markup('<td class="{}">{}</td>').format("" if key == "group" else "n", form.format(row[key]))
+                Markup('<td class="{}">{}</td>').format(
+                    "" if key == "group" else "n", form.format(row[key])
+                )
                 for key, _, form in _COLUMNS
             )
         )

@@ -73,7 +73,9 @@ def latency(answers: list[dict[str, Any]]) -> str:
             if a["place"] == place
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), "o", ms=4, alpha=0.6, color=COLORS[place], label=place)
+            axes.plot(
+                *zip(*points, strict=True), "o", ms=4, alpha=0.6, color=COLORS[place], label=place
+            )
     axes.set_yscale("log")
     axes.set_xticks(range(len(devices)), devices)
     axes.set_ylabel("latency in ms")

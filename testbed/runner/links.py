@@ -41,7 +41,7 @@ class Links:
     def stop(self) -> dict[str, Any]:
         """End the processes; return their counters by link."""
         counters: dict[str, Any] = {}
-        for name, process in self._processes.items():
+        for process in self._processes.values():
             if process.poll() is None:
                 process.terminate()
         for name, process in self._processes.items():

@@ -112,7 +112,9 @@ async def _wait_connected(cloud_address: str, plan: RunPlan, agents: list[AgentP
             await asyncio.sleep(0.1)
 
 
-def _answer_event(board: BoardPlan, question: Question, result: task_pb2.TaskResult) -> dict[str, Any]:
+def _answer_event(
+    board: BoardPlan, question: Question, result: task_pb2.TaskResult
+) -> dict[str, Any]:
     answer = result.answer
     timing = MessageToDict(
         result.timing, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
@@ -190,9 +192,7 @@ async def _record_telemetry(endpoint: str, log: EventLog) -> None:
         while True:
             _, payload = await socket.recv_multipart()
             sample = telemetry_pb2.TelemetrySample.FromString(payload)
-            log.write(
-                "telemetry", sample=MessageToDict(sample, preserving_proto_field_name=True)
-            )
+            log.write("telemetry", sample=MessageToDict(sample, preserving_proto_field_name=True))
     finally:
         socket.close()
         context.term()
@@ -217,7 +217,9 @@ async def _watch(agents: list[AgentProcess], links: Links) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _ask_while_watched(questions: list[Any], agents: list[AgentProcess], links: Links) -> None:
+async def _ask_while_watched(
+    questions: list[Any], agents: list[AgentProcess], links: Links
+) -> None:
     async with _in_background(_watch(agents, links), *questions) as (watching, *asking):
         pending: set[asyncio.Task[None]] = set(asking)
         while pending:
@@ -237,9 +239,10 @@ async def run_plan(plan: RunPlan, folder: Path, progress: Progress) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, this.cancel)
     # Sockets have short path limits, and nothing of them should stay in the run folder.
-    with tempfile.TemporaryDirectory(prefix="airloom-", dir="/run") as scratch, EventLog(
-        folder
-    ) as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="airloom-", dir="/run") as scratch,
+        EventLog(folder) as log,
+    ):
         try:
             await _run(plan, folder, Path(scratch), log, progress)
         except asyncio.CancelledError:

@@ -17,7 +17,7 @@ from testbed.questions.collaboration import Example, draw
 from testbed.questions.question import LEVELS
 from testbed.questions.sampling import sample
 from testbed.training.recipes import Recipe
-from testbed.training.vocabulary import BOS, EOS, SubwordVocabulary, CharacterVocabulary, Vocabulary
+from testbed.training.vocabulary import BOS, EOS, CharacterVocabulary, SubwordVocabulary, Vocabulary
 
 IGNORED = -100
 """Target of a position that carries no loss (the prompt and the padding)."""

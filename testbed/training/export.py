@@ -93,13 +93,11 @@ def quantise(source: Path, target: Path, quantisation: str) -> None:
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation}")
     parameters.nthread = os.cpu_count() or 1
     partial = target.with_suffix(".partial")
-    status = llama_cpp.llama_model_quantize(
-        str(source).encode(), str(partial).encode(), parameters
-    )
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(partial).encode(), parameters)
     if status != 0:
         partial.unlink(missing_ok=True)
         raise RuntimeError(f"llama.cpp could not quantise {source} to {quantisation}: {status}")
-    os.replace(partial, target)
+    partial.replace(target)
 
 
 def export(

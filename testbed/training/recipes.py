@@ -37,7 +37,7 @@ class Recipe:
 
 
 def _specialist(domain: Domain, seed: int, tokens: int) -> Recipe:
-    shares: dict[Domain, float] = {other: 0.06 for other in DOMAINS}
+    shares: dict[Domain, float] = dict.fromkeys(DOMAINS, 0.06)
     shares[domain] = 0.88
     return Recipe(
         name=f"airloom-{domain}",
@@ -55,9 +55,9 @@ def _specialist(domain: Domain, seed: int, tokens: int) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _specialist("mathematics", 11, 6_000_000),
-        _specialist("knowledge", 12, 2_500_000),
-        _specialist("symbolic", 13, 5_000_000),
+        _specialist("mathematics", 11, 5_000_000),
+        _specialist("knowledge", 12, 4_000_000),
+        _specialist("symbolic", 13, 4_000_000),
         Recipe(
             name="airloom-cloud",
             description="Cloud generalist, trained on generated questions of every domain",
@@ -65,7 +65,7 @@ RECIPES: dict[str, Recipe] = {
             vocabulary="characters",
             shares={"mathematics": 0.4, "knowledge": 0.32, "symbolic": 0.28},
             experts=DOMAINS,
-            tokens=8_000_000,
+            tokens=7_000_000,
             seed=14,
             peak_learning_rate=3e-3,
         ),

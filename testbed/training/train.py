@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +72,9 @@ def train(
             optimizer.load_state_dict(state)
         chunk, tokens_seen, elapsed_s = saved["chunk"], saved["tokens_seen"], saved["elapsed_s"]
     parameters = sum(p.numel() for p in model.parameters())
-    report(f"{recipe.name}: {parameters:,} parameters, {tokens_seen:,}/{recipe.tokens:,} tokens done")
+    report(
+        f"{recipe.name}: {parameters:,} parameters, {tokens_seen:,}/{recipe.tokens:,} tokens done"
+    )
 
     def save() -> None:
         partial = checkpoint_path.with_suffix(".partial")
@@ -87,7 +88,7 @@ def train(
             "subwords": getattr(vocabulary, "model", None),
         }
         torch.save(state, partial)
-        os.replace(partial, checkpoint_path)
+        partial.replace(checkpoint_path)
 
     model.train()
     last_saved_s = time.monotonic()

@@ -1,0 +1,46 @@
+# `make help` lists the targets. Every target sets up what it needs first.
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help demo test models models-check bench lint protos clean
+
+# Real netem: from this kernel where it has it, else from Debian's user-mode kernel (x86-64 only).
+TEST_PROGRAMS := $(if $(filter x86_64,$(shell uname -m)),linux.uml insmod)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo:  ## set up, then run the quickstart scenario and write its report
+	@tools/setup.sh testbed
+	@.venv/bin/testbed run scenarios/quickstart.yaml
+
+test:  ## set up, then run every test
+	@tools/setup.sh testbed,train,dev $(TEST_PROGRAMS)
+	@$(PYTHON) -m pytest $(ARGS)
+
+models:  ## train, quantise and describe the shipped models (about 2 hours on 2 cores; resumable)
+	@tools/setup.sh testbed,train
+	@$(PYTHON) -m testbed.training
+
+models-check:  ## verify the shipped models' hashes and held-out accuracy through llama.cpp
+	@tools/setup.sh testbed
+	@$(PYTHON) -m testbed.evaluation check models
+
+bench:  ## measure, print a table and write build/bench.json
+	@tools/setup.sh testbed,train,dev
+	@$(PYTHON) -m benchmarks
+
+bench-%:  ## one benchmark: make bench-links, bench-engine, …
+	@tools/setup.sh testbed,train,dev
+	@$(PYTHON) -m benchmarks $*
+
+lint:  ## ruff, mypy and buf
+	@tools/setup.sh testbed,train,dev
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/buf lint
+
+protos:  ## generate the Python code of the .proto files
+	@tools/setup.sh testbed,train,dev
+	@$(PYTHON) -m protos.generate
+
+clean:  ## remove what can be made again (not the models, not runs/)
+	rm -rf build .venv *.egg-info

@@ -1,0 +1,68 @@
+"""A link is what it was asked to be, on every backend that this kernel has.
+
+Run on the host and, by tests/netem, inside a user-mode kernel that has sch_netem.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench import measured_link
+
+from netctl.backends import BACKENDS
+from netctl.capabilities import probe
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.measure.statistics import wilson
+from testbed.fidelity import DELAY_TOLERANCE_MS, RATE_TOLERANCE
+
+CAPABILITIES = probe()
+WORKING = [backend.name for backend in BACKENDS.values() if backend.missing(CAPABILITIES) is None]
+
+CASES = {
+    "wifi": LinkConditions(
+        DirectionConditions(40_000_000, 3, 1, 0.001), DirectionConditions(60_000_000, 3, 1, 0.001)
+    ),
+    "lte": LinkConditions(
+        DirectionConditions(8_000_000, 25, 4, 0.002), DirectionConditions(25_000_000, 22, 3, 0.002)
+    ),
+    "edge": LinkConditions(
+        DirectionConditions(400_000, 90, 10, 0.04), DirectionConditions(900_000, 80, 10, 0.03)
+    ),
+    "no-rate": LinkConditions(
+        DirectionConditions(None, 10, 5, 0.10), DirectionConditions(None, 30, 0, 0)
+    ),
+}
+
+
+def test_some_backend_works_on_this_kernel() -> None:
+    assert WORKING
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("backend", WORKING)
+def test_measured_is_what_was_asked(backend: str, case: str, tmp_path: Path) -> None:
+    conditions = CASES[case]
+    found = measured_link(backend, conditions, tmp_path / "result.json")
+    for way, asked in (("uplink", conditions.uplink), ("downlink", conditions.downlink)):
+        measured = found["measured"][way]
+        assert measured["reordered"] == 0
+        assert measured["delay_ms"]["value"] == pytest.approx(
+            asked.delay_ms, abs=DELAY_TOLERANCE_MS
+        )
+        if asked.rate_bps is not None:
+            assert measured["rate_bps"]["value"] == pytest.approx(
+                asked.rate_bps, rel=RATE_TOLERANCE
+            )
+        # netem 6.1 cannot be seeded: an interval that a right link misses once in ten thousand.
+        loss = measured["loss"]
+        wide = wilson(round(loss["value"] * loss["samples"]), loss["samples"], z=3.89)
+        assert wide.low <= asked.loss <= wide.high
+    if backend == "netem":
+        (uplink,), (downlink,) = found["read_back"]
+        for shown, asked in ((uplink, conditions.uplink), (downlink, conditions.downlink)):
+            assert shown["options"]["limit"] == asked.limit_packets
+            assert shown["options"]["delay"]["delay"] == pytest.approx(asked.delay_ms / 1e3)

@@ -1,0 +1,49 @@
+"""Imports go one way: protos ← netctl, device_agent ← cloud_agent ← testbed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    "protos": set(),
+    "netctl": {"protos"},
+    "device_agent": {"protos"},
+    "cloud_agent": {"protos", "netctl", "device_agent"},
+    "testbed": {"protos", "netctl", "device_agent", "cloud_agent"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        foreign = (imported_packages(path) & ALLOWED.keys()) - ALLOWED[package] - {package}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_only_training_imports_torch() -> None:
+    for package in ALLOWED:
+        for path in (ROOT / package).rglob("*.py"):
+            if "training" not in path.parts and "learning" not in path.parts:
+                assert "torch" not in imported_packages(path), path
+
+
+@pytest.mark.parametrize("program", ["device_agent.cli", "cloud_agent.cli", "netctl.cli"])
+def test_a_boards_programs_load_without_the_extras(program: str) -> None:
+    extras = ("torch", "matplotlib", "rich", "sentencepiece", "gguf")
+    code = f"import sys; import {program}; print([m for m in {extras} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
