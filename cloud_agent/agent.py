@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 import grpc
 
@@ -35,7 +36,7 @@ class CloudInferenceServicer(InferenceServicer):
         self._registry = registry
 
     async def Infer(  # noqa: N802
-        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext
+        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> inference_pb2.InferResponse:
         if not request.device_id:
             return await super().Infer(request, context)

@@ -25,7 +25,7 @@ class AgentServer:
     def __init__(self, listen: str, security: TransportSecurity, services: Sequence[str]) -> None:
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._listen, self._services = listen, services
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)

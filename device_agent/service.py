@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 
@@ -24,7 +25,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._answerer = answerer
 
     async def Infer(  # noqa: N802
-        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext
+        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> inference_pb2.InferResponse:
         if request.device_id:
             await context.abort(
@@ -39,7 +40,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.InferResponse(result=result)
 
     async def InferStream(  # noqa: N802
-        self, request: inference_pb2.InferStreamRequest, context: grpc.aio.ServicerContext
+        self, request: inference_pb2.InferStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[inference_pb2.InferStreamResponse]:
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
         texts: asyncio.Queue[str | None] = asyncio.Queue()
@@ -57,7 +58,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             answering.cancel()
 
     async def DescribeModel(  # noqa: N802
-        self, request: inference_pb2.DescribeModelRequest, context: grpc.aio.ServicerContext
+        self,
+        request: inference_pb2.DescribeModelRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> inference_pb2.DescribeModelResponse:
         del request, context
         return inference_pb2.DescribeModelResponse(model=self._answerer.model_info)

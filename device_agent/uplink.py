@@ -93,7 +93,9 @@ class Uplink:
         timeout_s = None if deadline_s is None else max(0.0, deadline_s - started_s)
         if timeout_s is not None:
             sent.budget.deadline_ms = timeout_s * 1e3
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[task_pb2.TaskResult, float, int]] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._waiting[task.task_id] = future
         uplink_bytes = session.send(fleet_pb2.ConnectRequest(ask=sent))
         try:
@@ -170,20 +172,26 @@ class Uplink:
             self._settings.address, self._settings.security, options
         ) as channel:
             call = fleet_pb2_grpc.FleetServiceStub(channel).Connect(requests())
+            responses: AsyncIterator[fleet_pb2.ConnectResponse] = aiter(call)
             try:
-                first = await asyncio.wait_for(call.read(), self._settings.connect_timeout_s)
-                if first is grpc.aio.EOF or not first.HasField("welcome"):
+                timeout_s = self._settings.connect_timeout_s
+                first = await asyncio.wait_for(anext(responses, None), timeout_s)
+                if first is None or not first.HasField("welcome"):
                     raise UnreachableError("the cloud did not welcome this device")
                 self._session = session
                 self._connected.set()
                 log.info("connected to %s at %s", first.welcome.cloud_id, self._settings.address)
                 interval_s = first.welcome.heartbeat_interval_ms / 1e3
-                await first_to_end(self._read(session, call), self._heartbeats(session, interval_s))
+                await first_to_end(
+                    self._read(session, responses), self._heartbeats(session, interval_s)
+                )
             finally:
                 call.cancel()
 
-    async def _read(self, session: _Session, call: grpc.aio.StreamStreamCall) -> None:
-        while (response := await call.read()) is not grpc.aio.EOF:
+    async def _read(
+        self, session: _Session, responses: AsyncIterator[fleet_pb2.ConnectResponse]
+    ) -> None:
+        async for response in responses:
             self._receive(session, response)
 
     async def _heartbeats(self, session: _Session, interval_s: float) -> None:

@@ -96,4 +96,4 @@ def probe() -> Capabilities:
         lines = pipe.read().splitlines()
     os.waitpid(child, 0)
     found = {key: value or None for key, _, value in (line.partition("=") for line in lines)}
-    return Capabilities(kernel=os.uname().release, **found)  # type: ignore[arg-type]
+    return Capabilities(kernel=os.uname().release, **found)

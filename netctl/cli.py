@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 from netctl.backends import BACKENDS
@@ -29,10 +30,10 @@ def _conditions(text: str) -> DirectionConditions:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _quantity(parse: object) -> object:
-    def read(text: str) -> object:
+def _quantity(parse: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
         try:
-            return parse(text)  # type: ignore[operator]
+            return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -14,7 +14,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from device_agent.engine import Engine, GenerateRequest, Model
 from device_agent.prompting import compose_question, extract_answer
 from netctl.measure.statistics import wilson
 from testbed.questions import DOMAINS, Question, held_out, sample
-from testbed.questions.collaboration import check, plan, with_peers
+from testbed.questions.collaboration import Example, check, plan, with_peers
 from testbed.questions.question import LEVELS
 from testbed.records import write_atomically
 
@@ -75,7 +75,7 @@ async def answer_all(engine: Engine, questions: Sequence[Question]) -> list[Scor
 async def _collaborate(engine: Engine, domain: Any) -> dict[str, float]:
     """How often the model answers right with peers, plans right, and checks right."""
     rng = random.Random(SEED)
-    makers = {
+    makers: dict[str, Callable[[Question], Example]] = {
         "with_peers": lambda q: with_peers(rng, q, worked=True),
         "plan": plan,
         "check": lambda q: check(rng, q),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 
@@ -18,6 +20,10 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "airloom.v1"
 _MISSED_HEARTBEATS = 3
+
+
+def _forget(asked: dict[str, asyncio.Task[None]], task_id: str, _done: asyncio.Task[None]) -> None:
+    asked.pop(task_id, None)
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
@@ -41,7 +47,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     async def Connect(  # noqa: N802
         self,
         request_iterator: AsyncIterator[fleet_pb2.ConnectRequest],
-        context: grpc.aio.ServicerContext,
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[fleet_pb2.ConnectResponse]:
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("registration"):
@@ -102,13 +108,13 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                     device.send(fleet_pb2.ConnectResponse(heartbeat=request.heartbeat))
                 elif kind == "ask":
                     uplink_ms = max(0.0, (received_ns - request.sent_unix_ns) / 1e6)
-                    answering = asyncio.create_task(self._answer(device, request.ask, uplink_ms))
-                    asked[request.ask.task_id] = answering
-                    answering.add_done_callback(
-                        lambda _, task_id=request.ask.task_id: asked.pop(task_id, None)
+                    task_id = request.ask.task_id
+                    asked[task_id] = asyncio.create_task(
+                        self._answer(device, request.ask, uplink_ms)
                     )
-                elif kind == "cancel" and (answering := asked.get(request.cancel.task_id)):
-                    answering.cancel()
+                    asked[task_id].add_done_callback(functools.partial(_forget, asked, task_id))
+                elif kind == "cancel" and request.cancel.task_id in asked:
+                    asked[request.cancel.task_id].cancel()
                 elif kind == "result":
                     future = device.assigned.get(request.result.task_id)
                     if future is not None and not future.done():
@@ -128,7 +134,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         device.send(fleet_pb2.ConnectResponse(result=result))
 
     async def ListDevices(  # noqa: N802
-        self, request: fleet_pb2.ListDevicesRequest, context: grpc.aio.ServicerContext
+        self, request: fleet_pb2.ListDevicesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> fleet_pb2.ListDevicesResponse:
         del request, context
         return fleet_pb2.ListDevicesResponse(

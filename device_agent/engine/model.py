@@ -24,10 +24,13 @@ _load_lock = threading.Lock()
 _errors: list[str] = []
 
 
-@llama_cpp.llama_log_callback
-def _collect_errors(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+def _collect_error(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     if level == _LOG_LEVEL_ERROR:
         _errors.append(text.decode(errors="replace").strip())
+
+
+# Kept for good: llama.cpp calls it as long as the process lives.
+_collect_errors = llama_cpp.llama_log_callback(_collect_error)
 
 
 @dataclass(frozen=True, slots=True)

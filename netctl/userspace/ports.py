@@ -117,7 +117,7 @@ def open_port(description: str) -> Port:
     """Open `tun:NAMESPACE/INTERFACE` or `packet:NAMESPACE/INTERFACE` (no NAMESPACE/: this one)."""
     kind, _, place = description.partition(":")
     namespace, slash, name = place.rpartition("/")
-    kinds = {"tun": TunPort, "packet": PacketPort}
+    kinds: dict[str, type[TunPort] | type[PacketPort]] = {"tun": TunPort, "packet": PacketPort}
     if kind not in kinds or not name:
         raise LinkError(
             f"{description!r} is not a port; write tun:NAMESPACE/INTERFACE "

@@ -11,7 +11,7 @@ import llama_cpp
 import torch
 
 from testbed.training.corpus import PROMPT_TEMPLATE
-from testbed.training.network import Transformer
+from testbed.training.network import Block, Transformer
 from testbed.training.vocabulary import BOS, EOS, UNKNOWN, Vocabulary
 
 CHAT_TEMPLATE = (
@@ -31,6 +31,7 @@ def _tensors(model: Transformer) -> dict[str, torch.Tensor]:
         "output_norm.weight": model.norm.weight,
     }
     for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         q, k, v = block.attention.qkv.weight.chunk(3)
         gate, up = block.feed_forward.gate_up.weight.chunk(2)
         named |= {

@@ -52,7 +52,8 @@ def run(command: str, cwd: Path, scratch: Path, timeout_s: float = 280.0) -> Out
     status = scratch / "out.status"
     if not status.exists():
         raise RuntimeError(
-            "the user-mode kernel did not run the command:\n" + (scratch / "console.log").read_text()
+            "the user-mode kernel did not run the command:\n"
+            + (scratch / "console.log").read_text()
         )
     output = (scratch / "out.log").read_text(encoding="utf-8", errors="replace")
     return Outcome(int(status.read_text()), output)

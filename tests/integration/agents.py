@@ -1,0 +1,83 @@
+"""Real agents as processes of their own, and the shipped models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).parents[2]
+MODELS = {
+    name: ROOT / f"models/airloom-{name}.Q8_0.gguf"
+    for name in ("mathematics", "knowledge", "symbolic", "cloud")
+}
+
+
+class Agent:
+    """A running agent and its log."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process, self.log_path = process, log
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8")
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), 15)
+
+
+class Agents:
+    """Starts agents and ends what is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Agent] = []
+
+    async def start(self, kind: str, name: str, settings: dict[str, Any]) -> Agent:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                f"{kind}_agent.cli",
+                "run",
+                str(path),
+                stdout=file,
+                stderr=file,
+            )
+        agent = Agent(process, log)
+        self._started.append(agent)
+        return agent
+
+    async def stop_all(self) -> None:
+        for agent in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                await agent.stop(signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def healthy(address: str) -> None:
+    """Wait until an agent at a plaintext address serves."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30, wait_for_ready=True)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
