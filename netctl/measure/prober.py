@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
-from netctl.measure.statistics import Estimate, mean_interval, wilson
+from netctl.measure.statistics import Estimate, mean_interval, median_interval, wilson
 from protos.errors import LinkError
 
 _SO_TIMESTAMPNS = 35
@@ -25,6 +25,7 @@ _HEADER = struct.Struct("!IIq")
 _FULL_PAYLOAD = 1472
 _PROBE_PAYLOAD = 100
 _WINDOWS = 10
+_WARM_UP_PROBES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class DirectionMeasurement:
 
     rate_bps: Estimate | None
     delay_ms: Estimate
+    """The median: a machine that was busy for a moment must not look like a slower link."""
     jitter_ms: float
     """Half the width of the middle 95 % of delays, scaled to the whole of a uniform jitter."""
     loss: Estimate
@@ -151,6 +153,8 @@ def measure_direction(
     # too far apart to meet, loss from those and from denser ones.
     spaced_s = max(interval_s, 2.2 * asked.jitter_ms / 1e3)
     spaced = max(100, probes // 5)
+    # The first packets resolve addresses and fault pages in; they are not measured.
+    path.stream(_WARM_UP_PROBES, _PROBE_PAYLOAD, spaced_s, grace_s)
     arrivals = path.stream(spaced, _PROBE_PAYLOAD, spaced_s, grace_s)
     if len(arrivals) < 20:
         raise LinkError(f"only {len(arrivals)} of {spaced} probes arrived: no delay can be told")
@@ -164,7 +168,7 @@ def measure_direction(
     )
     return DirectionMeasurement(
         rate_bps=None if asked.rate_bps is None else _rate(path, asked, rate_duration_s),
-        delay_ms=mean_interval(delays_ms),
+        delay_ms=median_interval(delays_ms),
         jitter_ms=(cuts[-1] - cuts[0]) / 2 / 0.95,
         loss=wilson(lost, spaced + probes),
         reordered=reordered,

@@ -33,6 +33,16 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> Estimate:
     return Estimate(p, low, high, trials)
 
 
+def median_interval(samples: Sequence[float]) -> Estimate:
+    """The median with its distribution-free interval from order statistics (at least six samples)."""
+    ordered = sorted(samples)
+    n = len(ordered)
+    half = Z_95 * math.sqrt(n) / 2
+    low = max(0, math.floor(n / 2 - half))
+    high = min(n - 1, math.ceil(n / 2 + half))
+    return Estimate(statistics.median(ordered), ordered[low], ordered[high], n)
+
+
 def mean_interval(samples: Sequence[float]) -> Estimate:
     """The mean with a normal interval; at least two samples."""
     mean = statistics.fmean(samples)

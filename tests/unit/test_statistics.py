@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netctl.measure.statistics import mean_interval, wilson
+from netctl.measure.statistics import mean_interval, median_interval, wilson
 
 
 def test_wilson_agrees_with_a_published_example() -> None:
@@ -17,6 +17,12 @@ def test_an_interval_holds_its_estimate_and_stays_a_probability(counts: tuple[in
     estimate = wilson(*counts)
     assert 0 <= estimate.low <= estimate.value + 1e-12
     assert estimate.value - 1e-12 <= estimate.high <= 1
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=300))
+def test_a_median_lies_in_its_interval(samples: list[float]) -> None:
+    estimate = median_interval(samples)
+    assert min(samples) <= estimate.low <= estimate.value <= estimate.high <= max(samples)
 
 
 def test_a_mean_of_equal_samples_is_certain() -> None:
