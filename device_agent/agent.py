@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from device_agent.answering import Answerer, deadline_of
@@ -54,10 +55,18 @@ class DeviceAgent:
     async def _handle_assignment(self, task: task_pb2.Task) -> task_pb2.TaskResult:
         return await self.answerer.answer(task, deadline_of(task, time.monotonic(), None))
 
-    async def infer(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
-        """Answer locally; below the confidence threshold ask the cloud, and say where it was."""
+    async def infer(
+        self,
+        task: task_pb2.Task,
+        deadline_s: float | None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> task_pb2.TaskResult:
+        """Answer locally; below the confidence threshold ask the cloud, and say where it was.
+
+        `on_text` is given the device's own words as they come; the result may be the cloud's.
+        """
         started_s = time.monotonic()
-        own = await self.answerer.answer(task, deadline_s)
+        own = await self.answerer.answer(task, deadline_s, on_text)
         sure = keeps_own_answer(own.answer.confidence.value, self._settings.routing)
         if sure or self.uplink is None or task.budget.residency == task_pb2.RESIDENCY_DEVICE_ONLY:
             return own
@@ -72,6 +81,7 @@ class DeviceAgent:
                 peer=self._settings.device_id,
                 answer=own.answer.final_answer,
                 confidence=own.answer.confidence,
+                provenance=own.answer.provenance,
             )
         )
         # The device's own attempt is part of what the asker waited for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -14,7 +14,14 @@ from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import AirloomError
 
 OnText = Callable[[str], None]
-Infer = Callable[[task_pb2.Task, float | None], Awaitable[task_pb2.TaskResult]]
+
+
+class Infer(Protocol):
+    """Answers a task by a deadline (seconds of time.monotonic), telling text as it comes."""
+
+    def __call__(
+        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None = None
+    ) -> Awaitable[task_pb2.TaskResult]: ...
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -44,9 +51,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[inference_pb2.InferStreamResponse]:
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
         texts: asyncio.Queue[str | None] = asyncio.Queue()
-        answering = asyncio.create_task(
-            self._answerer.answer(request.task, deadline_s, texts.put_nowait)
-        )
+        answering = asyncio.ensure_future(self._infer(request.task, deadline_s, texts.put_nowait))
         answering.add_done_callback(lambda _: texts.put_nowait(None))
         try:
             while (text := await texts.get()) is not None:

@@ -40,6 +40,15 @@ def minimise_timer_slack() -> None:
     _check(_libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0), "prctl")
 
 
+def prefer_in_real_time() -> bool:
+    """Run this process before all ordinary ones where the user may ask for that; say whether."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
 def mount(kind: str, target: str) -> None:
     """Mount a file system that needs no device, such as proc or tmpfs."""
     _check(_libc.mount(kind.encode(), target.encode(), kind.encode(), 0, None), f"mount {target}")

@@ -183,6 +183,17 @@ def describe(folder: Path) -> None:
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
+def card_of(model: Path, digest: str) -> dict[str, float] | None:
+    """Accuracy by domain of a model file, from the manifest beside it; None where it has none."""
+    manifest = model.with_name("manifest.json")
+    if not manifest.is_file():
+        return None
+    entry = json.loads(manifest.read_text(encoding="utf-8")).get(model.name)
+    if entry is None or entry["sha256"] != digest:
+        return None
+    return {domain: figures["accuracy"] for domain, figures in entry["domains"].items()}
+
+
 def verify(folder: Path) -> list[str]:
     """Compare the folder with its manifest; return what does not agree."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +31,14 @@ def check_direction(
     """Compare a direction with `netctl measure`'s result: rate ±5 %, delay ±2 ms, loss in its interval."""
     checks = []
     if asked.rate_bps is not None:
-        rate = measured["rate_bps"]["value"]
+        told = measured["rate_bps"]
+        rate = math.nan if told is None else told["value"]
         checks.append(
             Check(
                 direction,
                 "rate",
                 format_rate(asked.rate_bps),
-                format_rate(rate),
+                f"not told: {measured['rate_untold']}" if told is None else format_rate(rate),
                 f"±{RATE_TOLERANCE:.0%}",
                 abs(rate - asked.rate_bps) <= RATE_TOLERANCE * asked.rate_bps,
             )

@@ -55,7 +55,7 @@ class NetemBackend:
                  "action", "mirred", "egress", "redirect", "dev", target),
             ]  # fmt: skip
         read_back = tuple(
-            ("tc", "-j", "-n", AIR_NAMESPACE, "qdisc", "show", "dev", interface)
+            ("tc", "-j", "-n", AIR_NAMESPACE, "qdisc", "show", "dev", interface, "root")
             for interface in (cloud, device)
         )
         return LinkPlan(tuple(commands), read_back=read_back)

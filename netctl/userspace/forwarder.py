@@ -9,7 +9,7 @@ import time
 from types import FrameType
 
 from netctl.conditions import LinkConditions
-from netctl.linux import minimise_timer_slack
+from netctl.linux import minimise_timer_slack, prefer_in_real_time
 from netctl.userspace.ports import Port
 from netctl.userspace.shaper import DirectionShaper
 
@@ -35,6 +35,8 @@ class Forwarder:
     def run(self) -> None:
         """Forward until `stop`."""
         minimise_timer_slack()
+        # A board's own load must not slow its link: a radio has a processor of its own.
+        prefer_in_real_time()
         clock, ways = time.monotonic, self._ways
         readers = [way[0].fileno() for way in ways]
         waited_on = [*readers, self._wake_read.fileno()]

@@ -45,7 +45,8 @@ def _table(rows: list[dict[str, Any]]) -> Markup:
 def write_report(folder: Path) -> dict[str, Any]:
     """Write summary.json and report.html from the folder's events; return the summary."""
     events = read_events(folder)
-    figures = summary(events)
+    resolved = (folder / "resolved.json").read_text(encoding="utf-8")
+    figures = summary(events, json.loads(resolved)["cards"])
     write_atomically(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
     started = next(event for event in events if event["event"] == "started")
     answers = [event for event in events if event["event"] == "answer"]
@@ -77,7 +78,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         plots={name: Markup(svg) for name, svg in drawn.items()},
         answers=answers,
         unanswered=[event for event in events if event["event"] == "unanswered"],
-        resolved=(folder / "resolved.json").read_text(encoding="utf-8"),
+        resolved=resolved,
         table=_table,
     )
     write_atomically(folder / "report.html", page)

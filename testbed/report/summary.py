@@ -64,8 +64,43 @@ def rows_by(events: Iterable[Event], key: Callable[[Event], str]) -> list[Row]:
     return rows
 
 
-def summary(events: list[Event]) -> dict[str, Any]:
+def against_cards(answers: list[Event], cards: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each model's card says of a domain, beside what this run saw of it.
+
+    `cards` holds accuracy by domain for each model's SHA-256. A device's own answers include those
+    it set aside; the cloud saw only the questions that devices were not sure of.
+    """
+    seen: dict[tuple[str, str, str, str], list[bool]] = {}
+    for answer in answers:
+        own = answer["set_aside"].get("answer", "") if answer["place"] == "cloud" else None
+        correct = answer["correct"] if own is None else own == answer["expected"]
+        key = (answer["device"], answer["device_model_sha256"], answer["domain"], "all")
+        seen.setdefault(key, []).append(correct)
+        if answer["place"] == "cloud":
+            key = ("cloud", answer["model_sha256"], answer["domain"], "sent up")
+            seen.setdefault(key, []).append(answer["correct"])
+    rows = []
+    for (place, digest, domain, which), outcomes in seen.items():
+        found = wilson(sum(outcomes), len(outcomes))
+        says = cards.get(digest, {}).get(domain)
+        rows.append(
+            {
+                "place": place,
+                "domain": domain,
+                "which": which,
+                "questions": len(outcomes),
+                "accuracy": found.value,
+                "low": found.low,
+                "high": found.high,
+                "card": says,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["place"] == "cloud", row["place"], row["domain"]))
+
+
+def summary(events: list[Event], cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All figures of a run, ready for JSON."""
+    measured = {e["device"]: e for e in events if e["event"] == "measured"}
     answers = [event for event in events if event["event"] == "answer"]
     return {
         "by_device": [
@@ -76,10 +111,10 @@ def summary(events: list[Event]) -> dict[str, Any]:
         "device_alone": [asdict(row) for row in device_alone(answers)],
         "air_bytes": {e["device"]: e["bytes"] for e in events if e["event"] == "air"},
         "links": [
-            {"device": e["device"], "kind": e["kind"], "checks": e["checks"]}
-            for e in events
-            if e["event"] == "measured"
+            {key: e[key] for key in ("device", "kind", "attempt", "checks")}
+            for e in measured.values()
         ],
+        "cards": against_cards(answers, cards),
     }
 
 

@@ -32,6 +32,7 @@ from protos.airloom.v1 import (
 )
 from protos.errors import CancelledTaskError, UnreachableError
 from testbed.certificates import issue, make_authority
+from testbed.evaluation import card_of
 from testbed.fidelity import check_direction
 from testbed.questions import Question
 from testbed.records import EventLog, write_atomically
@@ -122,6 +123,7 @@ def _answer_event(
     for name in ("uplink_bytes", "downlink_bytes"):
         timing[name] = int(timing[name])
     place = "cloud" if answer.provenance.place == task_pb2.PLACE_CLOUD else "device"
+    own = answer.set_aside if place == "cloud" else answer
     return {
         "device": board.name,
         "link": board.entry.link.kind,
@@ -139,6 +141,7 @@ def _answer_event(
         "fallback_reason": answer.fallback_reason,
         "model": answer.provenance.model_name,
         "model_sha256": answer.provenance.model_sha256,
+        "device_model_sha256": own.provenance.model_sha256,
         "quantisation": answer.provenance.quantisation,
         "link_epoch": answer.provenance.link_epoch,
         "prompt_tokens": answer.usage.prompt_tokens,
@@ -319,36 +322,49 @@ async def _run(
 
 
 async def _measure_links(plan: RunPlan, log: EventLog, progress: Progress) -> None:
-    measured = await asyncio.gather(
-        *(link_operations.measure(board, plan.scenario.probes) for board in plan.boards)
-    )
-    for board, result in zip(plan.boards, measured, strict=True):
-        conditions = board.link.conditions
-        checks = [
-            *check_direction("uplink", conditions.uplink, result["uplink"]),
-            *check_direction("downlink", conditions.downlink, result["downlink"]),
-        ]
-        log.write(
-            "measured",
-            device=board.name,
-            kind=board.entry.link.kind,
-            result=result,
-            checks=[asdict(check) for check in checks],
+    """Measure every link; one that seems wrong once more, and the second result stands.
+
+    A right link's loss leaves its 95 % interval in one of twenty measurements.
+    """
+    boards = list(plan.boards)
+    for attempt, probes in enumerate((plan.scenario.probes, 4 * plan.scenario.probes), 1):
+        measured = await asyncio.gather(
+            *(link_operations.measure(board, probes) for board in boards)
         )
-        progress.link(board.name, board.entry.link.kind, all(check.ok for check in checks))
+        doubtful = []
+        for board, result in zip(boards, measured, strict=True):
+            conditions = board.link.conditions
+            checks = [
+                *check_direction("uplink", conditions.uplink, result["uplink"]),
+                *check_direction("downlink", conditions.downlink, result["downlink"]),
+            ]
+            log.write(
+                "measured",
+                device=board.name,
+                kind=board.entry.link.kind,
+                attempt=attempt,
+                result=result,
+                checks=[asdict(check) for check in checks],
+            )
+            ok = all(check.ok for check in checks)
+            if not ok and attempt == 1:
+                doubtful.append(board)
+            else:
+                progress.link(board.name, board.entry.link.kind, ok)
+        boards = doubtful
 
 
 def resolved(plan: RunPlan) -> str:
-    """The scenario with every default filled in and the hash of every model, as JSON."""
-    models = {plan.scenario.cloud.model.path, *(b.entry.model.path for b in plan.boards)}
+    """The scenario with every default filled in, every model's hash and what its card says, as JSON."""
+    paths = {plan.scenario.cloud.model.path, *(b.entry.model.path for b in plan.boards)}
+    models = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
     return json.dumps(
         {
             "scenario": plan.scenario.model_dump(mode="json"),
             "backend": plan.backend,
             "link_seeds": {board.name: board.link.seed for board in plan.boards},
-            "models": {
-                str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(models)
-            },
+            "models": {str(path): digest for path, digest in models.items()},
+            "cards": {digest: said for p, digest in models.items() if (said := card_of(p, digest))},
             "questions": {board.name: [q.id for q in board.questions] for board in plan.boards},
         },
         indent=2,

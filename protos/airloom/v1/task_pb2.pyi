@@ -88,14 +88,16 @@ class EvidencePart(_message.Message):
     def __init__(self, source: _Optional[str] = ..., text: _Optional[str] = ..., relevance: _Optional[float] = ...) -> None: ...
 
 class CandidateAnswer(_message.Message):
-    __slots__ = ("peer", "answer", "confidence")
+    __slots__ = ("peer", "answer", "confidence", "provenance")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     peer: str
     answer: str
     confidence: Confidence
-    def __init__(self, peer: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ...) -> None: ...
+    provenance: Provenance
+    def __init__(self, peer: _Optional[str] = ..., answer: _Optional[str] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("voter", "choice", "weight")
