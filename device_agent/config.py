@@ -25,7 +25,9 @@ class ModelSettings(Settings):
     """Which GGUF to run and how."""
 
     path: FilePath
-    context_tokens: int = Field(0, ge=0, description="0: as many as the model was trained with")
+    context_tokens: int = Field(
+        4096, ge=64, description="at most; fewer where the model was trained with fewer"
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     queue_length: int = Field(64, ge=1)
     instruction: str = Field(

@@ -1,0 +1,35 @@
+"""`python -m benchmarks [NAME …]`: measure, print a table, write build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import links, model
+from benchmarks.result import Result, show, write
+
+BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"model": model.run, "links": links.run}
+
+
+def main() -> None:
+    """Entry point; ends with status 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
+    parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
+    arguments = parser.parse_args()
+    console = Console()
+    results: list[Result] = []
+    for name in arguments.names or BENCHMARKS:
+        console.print(f"[bold]measuring {name}[/]")
+        results += BENCHMARKS[name]()
+    show(results, console)
+    write(results, arguments.out)
+    console.print(f"written to {arguments.out}")
+    raise SystemExit(0 if all(result.passed for result in results) else 1)
+
+
+if __name__ == "__main__":
+    main()

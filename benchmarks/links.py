@@ -1,0 +1,154 @@
+"""What links cost and how true they are: against an unshaped veth pair, and against what was asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.result import Result
+from netctl import execute
+from netctl.backends import BACKENDS, LinkSpec
+from netctl.backends.base import AIR_NAMESPACE, LinkPlan
+from netctl.capabilities import probe
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.linux import network_namespace
+from netctl.measure.prober import Path as ProbePath
+from netctl.measure.prober import measure_direction
+from testbed.sandbox import run_in_sandbox
+
+_DEVICE, _CLOUD = "10.9.0.2", "10.9.0.1"
+_GOODPUT_S = 3.0
+
+
+def _specification(conditions: LinkConditions) -> LinkSpec:
+    return LinkSpec("board", "board", "cloud", f"{_DEVICE}/30", f"{_CLOUD}/30", conditions, seed=1)
+
+
+def _bare_veth() -> LinkPlan:
+    return LinkPlan(
+        (
+            ("ip", "-n", "board", "link", "add", "air0", "type", "veth",
+             "peer", "name", "board", "netns", "cloud"),
+            ("netctl", "offloads", "off", "board/air0"),
+            ("netctl", "offloads", "off", "cloud/board"),
+            ("ip", "-n", "board", "address", "add", f"{_DEVICE}/30", "dev", "air0"),
+            ("ip", "-n", "cloud", "address", "add", f"{_CLOUD}/30", "dev", "board"),
+            ("ip", "-n", "board", "link", "set", "air0", "up"),
+            ("ip", "-n", "cloud", "link", "set", "board", "up"),
+        )
+    )  # fmt: skip
+
+
+def _on_link(plan: LinkPlan, measure: Callable[[], float]) -> float:
+    """Make the link in a sandbox, measure there, and hand the value out."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as result:
+
+        def body() -> int:
+            for name in (AIR_NAMESPACE, "board", "cloud"):
+                execute.run_all(
+                    [("ip", "netns", "add", name), ("ip", "-n", name, "link", "set", "lo", "up")]
+                )
+            execute.run_all(plan.commands)
+            process = execute.start(plan.process) if plan.process is not None else None
+            execute.run_all(plan.after_process)
+            Path(result.name).write_text(json.dumps(measure()), encoding="utf-8")
+            if process is not None:
+                process.terminate()
+                process.communicate(timeout=10)
+            return 0
+
+        if run_in_sandbox(body) != 0:
+            raise SystemExit("a link could not be measured; see above")
+        value: float = json.loads(result.read())
+        return value
+
+
+def _goodput_bps() -> float:
+    """TCP goodput from board to cloud."""
+    with network_namespace("cloud"):
+        server = socket.create_server((_CLOUD, 5001))
+    with network_namespace("board"):
+        client = socket.socket()
+    client.connect((_CLOUD, 5001))
+    accepted, _ = server.accept()
+    received = 0
+
+    def drain() -> None:
+        nonlocal received
+        while block := accepted.recv(1 << 20):
+            received += len(block)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    block, started_s = bytes(1 << 18), time.monotonic()
+    while time.monotonic() - started_s < _GOODPUT_S:
+        client.sendall(block)
+    client.shutdown(socket.SHUT_WR)
+    thread.join()
+    value = received * 8 / (time.monotonic() - started_s)
+    for end in (client, accepted, server):
+        end.close()
+    return value
+
+
+def _delay_ms(asked: DirectionConditions) -> float:
+    path = ProbePath(("board", _DEVICE), ("cloud", _CLOUD))
+    try:
+        return measure_direction(path, asked, probes=1000).delay_ms.value
+    finally:
+        path.close()
+
+
+def _rate_bps(asked: DirectionConditions) -> float:
+    path = ProbePath(("board", _DEVICE), ("cloud", _CLOUD))
+    try:
+        rate = measure_direction(path, asked, probes=500).rate_bps
+        return rate.value if rate is not None else float("nan")
+    finally:
+        path.close()
+
+
+def run() -> list[Result]:
+    """Measure every backend that works here."""
+    capabilities = probe()
+    free = DirectionConditions()
+    lte = DirectionConditions(50_000_000, 20.0)
+    results = []
+    veth_bps = _on_link(_bare_veth(), _goodput_bps)
+    for backend in BACKENDS.values():
+        if backend.missing(capabilities) is not None:
+            continue
+        unshaped = backend.plan(_specification(LinkConditions(free, free)))
+        shaped = backend.plan(_specification(LinkConditions(lte, lte)))
+        name = f"links/{backend.name}"
+        results += [
+            Result(
+                f"{name}/goodput",
+                _on_link(unshaped, _goodput_bps) / 1e6,
+                "Mbit/s",
+                "unshaped veth, offloads off",
+                veth_bps / 1e6,
+            ),
+            Result(
+                f"{name}/rate",
+                _on_link(shaped, lambda: _rate_bps(lte)) / 1e6,
+                "Mbit/s",
+                "asked for",
+                50.0,
+                at_least=0.95,
+            ),
+            Result(
+                f"{name}/delay",
+                _on_link(shaped, lambda: _delay_ms(lte)),
+                "ms",
+                "asked for",
+                lte.delay_ms,
+                at_most=1.1,
+            ),
+        ]
+    return results
