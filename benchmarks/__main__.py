@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     results: list[Result] = []
     for name in arguments.names or BENCHMARKS:
         console.print(f"[bold]measuring {name}[/]")

@@ -76,7 +76,7 @@ def run() -> list[Result]:
         for what, value, peer_value in zip(("prefill", "decode"), engine, bare, strict=True):
             results.append(
                 Result(
-                    f"model/{name}/{what}", value, "tokens/s", "llama_decode alone", peer_value, 0.9
+                    f"model/{name}/{what}", value, "tokens/s", "bare llama_decode", peer_value, 0.9
                 )
             )
     return results

@@ -16,21 +16,11 @@ import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 
+from device_agent.engine.llama_log import collect_errors
 from protos.errors import InvalidTaskError, ModelLoadError
 
 _GGUF_MAGIC = b"GGUF"
-_LOG_LEVEL_ERROR = 4
 _load_lock = threading.Lock()
-_errors: list[str] = []
-
-
-def _collect_error(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    if level == _LOG_LEVEL_ERROR:
-        _errors.append(text.decode(errors="replace").strip())
-
-
-# Kept for good: llama.cpp calls it as long as the process lives.
-_collect_errors = llama_cpp.llama_log_callback(_collect_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +57,13 @@ class Model:
             )
         self.path = path
         with _load_lock:
-            _errors.clear()
-            llama_cpp.llama_log_set(_collect_errors, ctypes.c_void_p(0))
+            errors = collect_errors()
             llama_cpp.llama_backend_init()
             model_parameters = llama_cpp.llama_model_default_params()
             model_parameters.n_gpu_layers = -1
             model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters)
             if model is None:
-                reason = "; ".join(_errors) or "llama.cpp gave no reason"
+                reason = "; ".join(errors) or "llama.cpp gave no reason"
                 size = path.stat().st_size
                 raise ModelLoadError(f"{path} ({size:,} bytes): cannot be loaded: {reason}")
             self._model = model
@@ -88,7 +77,7 @@ class Model:
             context = llama_cpp.llama_init_from_model(model, context_parameters)
             if context is None:
                 llama_cpp.llama_model_free(model)
-                reason = "; ".join(_errors) or "llama.cpp gave no reason"
+                reason = "; ".join(errors) or "llama.cpp gave no reason"
                 raise ModelLoadError(
                     f"{path}: no context of {self.context_tokens} tokens can be had: {reason}"
                 )

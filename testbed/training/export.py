@@ -10,6 +10,7 @@ import gguf
 import llama_cpp
 import torch
 
+from device_agent.engine.llama_log import collect_errors
 from testbed.training.corpus import PROMPT_TEMPLATE
 from testbed.training.network import Block, Transformer
 from testbed.training.vocabulary import BOS, EOS, UNKNOWN, Vocabulary
@@ -90,6 +91,7 @@ def write_gguf(
 
 def quantise(source: Path, target: Path, quantisation: str) -> None:
     """Quantise with llama.cpp (`quantisation` as it names them, such as Q8_0), atomically."""
+    errors = collect_errors()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation}")
     parameters.nthread = os.cpu_count() or 1
@@ -97,7 +99,8 @@ def quantise(source: Path, target: Path, quantisation: str) -> None:
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(partial).encode(), parameters)
     if status != 0:
         partial.unlink(missing_ok=True)
-        raise RuntimeError(f"llama.cpp could not quantise {source} to {quantisation}: {status}")
+        reason = "; ".join(errors) or f"status {status}"
+        raise RuntimeError(f"llama.cpp could not quantise {source} to {quantisation}: {reason}")
     partial.replace(target)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, linear warm-up and decay, a checkpoint after every chunk."""
+"""The training loop: Muon and AdamW, linear warm-up and decay, a checkpoint after every chunk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from testbed.training.recipes import Recipe
 from testbed.training.vocabulary import SubwordVocabulary, Vocabulary
 
 _WARM_UP = 0.03
-_CHECKPOINT_INTERVAL_S = 60.0
 
 
 def learning_rate(recipe: Recipe, tokens_seen: int) -> float:
@@ -46,9 +45,15 @@ def make_optimizers(model: Transformer, recipe: Recipe) -> list[torch.optim.Opti
 
 
 def train(
-    recipe: Recipe, folder: Path, report: Callable[[str], None]
+    recipe: Recipe,
+    folder: Path,
+    report: Callable[[str], None],
+    checkpoint_interval_s: float = 60.0,
 ) -> tuple[Transformer, Vocabulary]:
-    """Train to the recipe's token budget, going on from `folder`'s checkpoint where there is one."""
+    """Train to the recipe's token budget, going on from `folder`'s checkpoint where there is one.
+
+    `report` is told a line after every chunk, once its checkpoint (where one was due) is written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint_path = folder / f"{recipe.name}.pt"
     torch.manual_seed(recipe.seed)
@@ -114,14 +119,14 @@ def train(
             spent_s = time.monotonic() - started_s
             elapsed_s += spent_s
             rate = sum(batch.tokens for batch in cut) / spent_s
+            done = tokens_seen >= recipe.tokens
+            if done or time.monotonic() - last_saved_s >= checkpoint_interval_s:
+                save()
+                last_saved_s = time.monotonic()
             report(
                 f"{recipe.name}: {tokens_seen / recipe.tokens:6.1%}  loss {sum(losses) / len(losses):.4f}"
                 f"  {rate:,.0f} tokens/s  {elapsed_s / 60:.1f} min"
             )
-            done = tokens_seen >= recipe.tokens
-            if done or time.monotonic() - last_saved_s > _CHECKPOINT_INTERVAL_S:
-                save()
-                last_saved_s = time.monotonic()
             if done:
                 break
     model.eval()

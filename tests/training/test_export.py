@@ -1,0 +1,125 @@
+"""What PyTorch trained is what llama.cpp computes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_agent.engine import Model
+from testbed.training.corpus import batches, draw_example
+from testbed.training.export import quantise, write_gguf
+from testbed.training.network import Shape, Transformer
+from testbed.training.recipes import RECIPES
+from testbed.training.vocabulary import CharacterVocabulary, SubwordVocabulary, Vocabulary
+
+SHAPE = Shape(layers=2, width=64, feed_forward=96, context=128)
+TEXTS = [f"Who rules the land of {a}o{b}? Q: {a * 3}+{b}9=7.\nA: " for a in "abcxyz" for b in "klm"]
+
+
+def vocabularies() -> dict[str, Vocabulary]:
+    return {
+        "characters": CharacterVocabulary(),
+        "subwords": SubwordVocabulary.train(TEXTS * 20, 400),
+    }
+
+
+@pytest.fixture(scope="module", params=["characters", "subwords"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Transformer, Vocabulary, Path]:
+    vocabulary = vocabularies()[request.param]
+    torch.manual_seed(1)
+    network = Transformer(SHAPE, vocabulary.size)
+    with torch.no_grad():
+        # Initial weights are so small that every next token is alike: these make opinions.
+        for parameter in network.parameters():
+            parameter.mul_(4.0) if parameter.dim() == 2 else parameter.uniform_(0.5, 1.5)
+    path = tmp_path_factory.mktemp("export") / "tiny.gguf"
+    write_gguf(network, vocabulary, "tiny", "for a test", path)
+    return network, vocabulary, path
+
+
+def torch_logits(network: Transformer, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return network(torch.tensor([ids]))[0, -1].numpy()
+
+
+def test_llama_cpp_computes_the_same_logits(
+    exported: tuple[Transformer, Vocabulary, Path],
+) -> None:
+    network, _, path = exported
+    model = Model(path, threads=1)
+    for text in TEXTS[:5]:
+        ids = model.tokenize(text)
+        expected = torch_logits(network, ids)
+        assert expected.std() > 0.1
+        model.restart()
+        whole = model.decode(ids).copy()
+        model.restart()
+        model.decode(ids[:-3])
+        for token in ids[-3:]:
+            stepwise = model.decode([token])
+        # llama.cpp keeps keys and values in half precision.
+        np.testing.assert_allclose(whole, expected, atol=0.02)
+        np.testing.assert_allclose(stepwise, expected, atol=0.02)
+    model.close()
+
+
+def test_quantising_changes_the_logits_but_little(
+    exported: tuple[Transformer, Vocabulary, Path], tmp_path: Path
+) -> None:
+    network, _, path = exported
+    quantised = tmp_path / "tiny.Q8_0.gguf"
+    quantise(path, quantised, "Q8_0")
+    assert quantised.stat().st_size < path.stat().st_size / 2
+    model = Model(quantised, threads=1)
+    ids = model.tokenize(TEXTS[0])
+    logits, expected = model.decode(ids), torch_logits(network, ids)
+    error = np.abs(logits - expected).max()
+    assert 0 < error < 0.2 * expected.std() * 4
+    model.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\0▁"), max_size=60))
+def test_llama_cpp_splits_any_text_into_the_same_tokens(
+    exported: tuple[Transformer, Vocabulary, Path], text: str
+) -> None:
+    _, vocabulary, path = exported
+    model = loaded(path)
+    assert model.tokenize(text, add_special=False) == vocabulary.encode(text)
+
+
+_loaded: dict[Path, Model] = {}
+
+
+def loaded(path: Path) -> Model:
+    if path not in _loaded:
+        _loaded[path] = Model(path, threads=1)
+    return _loaded[path]
+
+
+def test_every_character_of_the_corpus_is_a_token() -> None:
+    recipe, vocabulary = RECIPES["airloom-cloud"], CharacterVocabulary()
+    rng = random.Random(3)
+    for _ in range(200):
+        example = draw_example(rng, recipe)
+        ids = vocabulary.encode(example.prompt + example.completion)
+        assert len(ids) == len(example.prompt + example.completion)
+
+
+def test_a_chunk_of_batches_depends_on_its_number_alone() -> None:
+    recipe, vocabulary = RECIPES["airloom-symbolic"], CharacterVocabulary()
+    from_start = batches(recipe, vocabulary)
+    next(from_start)
+    second, resumed = next(from_start), next(batches(recipe, vocabulary, first_chunk=1))
+    assert len(second) == len(resumed)
+    for one, other in zip(second, resumed, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.targets, other.targets)

@@ -1,0 +1,66 @@
+"""Training can be killed at any moment and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from testbed.training.network import Shape
+from testbed.training.recipes import RECIPES
+from testbed.training.train import learning_rate, train
+
+TINY = replace(
+    RECIPES["airloom-symbolic"],
+    name="tiny",
+    shape=Shape(layers=1, width=32, feed_forward=32),
+    tokens=300_000,
+)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    lines: list[str] = []
+    whole, _ = train(TINY, tmp_path / "whole", lines.append, checkpoint_interval_s=0)
+    assert len(lines) >= 3, "a start and two chunks, or there is nothing to interrupt"
+
+    def cut_power(line: str) -> None:
+        if "loss" in line:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(TINY, tmp_path / "cut", cut_power, checkpoint_interval_s=0)
+    told: list[str] = []
+    resumed, _ = train(TINY, tmp_path / "cut", told.append, checkpoint_interval_s=0)
+    assert len(told) == len(lines) - 1
+    assert " 0/" not in told[0]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+    again: list[str] = []
+    train(TINY, tmp_path / "cut", again.append)
+    assert len(again) == 1, "what is trained is not trained again"
+
+
+def test_a_changed_recipe_starts_over(tmp_path: Path) -> None:
+    told: list[str] = []
+    short = replace(TINY, tokens=1)
+    train(short, tmp_path, told.append)
+    told.clear()
+    train(replace(short, seed=99), tmp_path, told.append)
+    assert any("the recipe changed" in line for line in told)
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    rates = [learning_rate(TINY, tokens) for tokens in range(0, TINY.tokens, 1000)]
+    peak = rates.index(max(rates))
+    assert max(rates) == pytest.approx(TINY.peak_learning_rate, rel=0.05)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.03 * TINY.peak_learning_rate
