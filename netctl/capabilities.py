@@ -74,9 +74,8 @@ def probe() -> Capabilities:
         os.close(reader)
         status = 1
         try:
-            flags = linux.CLONE_NEWNET | (0 if os.geteuid() == 0 else linux.CLONE_NEWUSER)
             try:
-                linux.unshare(flags)
+                linux.unshare_as_root(linux.CLONE_NEWNET)
                 reasons = {kind: _try_qdisc(kind) for kind in _QDISCS}
                 reasons["tun"] = _try_tun()
                 reasons["packet_socket"] = _try_packet_socket()

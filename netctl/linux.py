@@ -30,6 +30,21 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def unshare_as_root(flags: int) -> None:
+    """Give this process new namespaces; without root, as root of a user namespace that holds them."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        unshare(flags)
+        return
+    unshare(flags | CLONE_NEWUSER)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {uid} 1"),
+        ("gid_map", f"0 {gid} 1"),
+    ):
+        (Path("/proc/self") / name).write_text(text, encoding="ascii")
+
+
 def die_with_parent(signal_number: int) -> None:
     """Ask for a signal as soon as the parent process ends, however it ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl")

@@ -14,7 +14,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 from netctl import linux
@@ -27,13 +26,12 @@ def run_in_sandbox(body: Callable[[], int]) -> int:
     Raises:
         LinkError: this kernel does not let this user make namespaces; says what would.
     """
-    outer_uid, outer_gid = os.geteuid(), os.getegid()
     sys.stdout.flush()
     sys.stderr.flush()
     helper = os.fork()
     if helper == 0:
         # unshare() moves only children into a new PID namespace, so a helper stands between.
-        os._exit(_helper(body, outer_uid, outer_gid))
+        os._exit(_helper(body))
 
     def forward(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -48,16 +46,11 @@ def run_in_sandbox(body: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _helper(body: Callable[[], int], outer_uid: int, outer_gid: int) -> int:
+def _helper(body: Callable[[], int]) -> int:
     linux.die_with_parent(signal.SIGKILL)
-    rootless = outer_uid != 0
-    flags = linux.CLONE_NEWNET | linux.CLONE_NEWNS | linux.CLONE_NEWPID
+    rootless = os.geteuid() != 0
     try:
-        linux.unshare(flags | (linux.CLONE_NEWUSER if rootless else 0))
-        if rootless:
-            Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-            Path("/proc/self/uid_map").write_text(f"0 {outer_uid} 1", encoding="ascii")
-            Path("/proc/self/gid_map").write_text(f"0 {outer_gid} 1", encoding="ascii")
+        linux.unshare_as_root(linux.CLONE_NEWNET | linux.CLONE_NEWNS | linux.CLONE_NEWPID)
     except OSError as error:
         hint = (
             "this kernel gives users no namespaces (see sysctl kernel.unprivileged_userns_clone "
