@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import Field, model_validator
 
 from device_agent.security import TransportSecurity
-from device_agent.yaml_file import Settings
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    folder: Path = (info.context or {}).get("folder", Path())
-    return folder / path.expanduser()
-
-
-FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
-"""A path; a relative one starts at the folder of the file that names it."""
+from device_agent.yaml_file import FilePath, Settings
 
 
 class ModelSettings(Settings):
@@ -58,11 +48,26 @@ class CloudSettings(Settings):
     )
 
 
+class CurveSettings(Settings):
+    """ZeroMQ key files (`testbed certificates` makes them)."""
+
+    server_key: FilePath = Field(description="the reader's public key: NAME.key")
+    certificate: FilePath = Field(description="this board's own keys: NAME.key_secret")
+
+
 class TelemetrySettings(Settings):
     """Where to publish samples (ZeroMQ PUB, connecting)."""
 
     endpoint: str = Field(pattern=r"^(ipc|tcp)://.+")
     interval_s: float = Field(1.0, gt=0)
+    curve: CurveSettings | None = None
+    plaintext: bool = Field(False, description="send over tcp:// without encryption")
+
+    @model_validator(mode="after")
+    def _safe_over_tcp(self) -> TelemetrySettings:
+        if self.endpoint.startswith("tcp://") and (self.curve is None) is not self.plaintext:
+            raise ValueError("a tcp:// endpoint needs either curve or plaintext: true")
+        return self
 
 
 class DeviceSettings(Settings):

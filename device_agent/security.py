@@ -7,16 +7,16 @@ from pathlib import Path
 import grpc
 from pydantic import model_validator
 
-from device_agent.yaml_file import Settings
+from device_agent.yaml_file import FilePath, Settings
 from protos.errors import ConfigurationError
 
 
 class TransportSecurity(Settings):
     """PEM files for mutual TLS; or `plaintext: true` and none of them."""
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
     plaintext: bool = False
 
     @model_validator(mode="after")

@@ -8,9 +8,11 @@ import time
 import psutil
 import zmq
 import zmq.asyncio
+import zmq.auth
 
-from device_agent.config import TelemetrySettings
+from device_agent.config import CurveSettings, TelemetrySettings
 from protos.airloom.v1 import telemetry_pb2
+from protos.errors import ConfigurationError
 
 
 class Sampler:
@@ -57,6 +59,17 @@ class Sampler:
         )
 
 
+def _encrypt(socket: zmq.asyncio.Socket, settings: CurveSettings) -> None:
+    try:
+        socket.curve_serverkey, _ = zmq.auth.load_certificate(settings.server_key)
+        socket.curve_publickey, secret = zmq.auth.load_certificate(settings.certificate)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"telemetry.curve: {error}") from error
+    if secret is None:
+        raise ConfigurationError("holds no secret key", source=settings.certificate)
+    socket.curve_secretkey = secret
+
+
 async def publish(device_id: str, settings: TelemetrySettings) -> None:
     """Publish samples as [device id, serialised TelemetrySample] until cancelled."""
     context = zmq.asyncio.Context()
@@ -65,6 +78,8 @@ async def publish(device_id: str, settings: TelemetrySettings) -> None:
     socket.setsockopt(zmq.SNDHWM, 100)
     socket.setsockopt(zmq.LINGER, 200)
     try:
+        if settings.curve is not None:
+            _encrypt(socket, settings.curve)
         socket.connect(settings.endpoint)
         sampler = Sampler(device_id)
         while True:

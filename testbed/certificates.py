@@ -1,4 +1,4 @@
-"""A local certificate authority, and certificates for agents."""
+"""A local certificate authority, certificates for agents, and keys for encrypted telemetry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import zmq.auth
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,3 +92,11 @@ def issue(folder: Path, name: str, hosts: Sequence[str] = ()) -> None:
     )
     _write_private(folder / f"{name}.key", _key_pem(key))
     (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def make_curve_keys(folder: Path, name: str) -> Path:
+    """Write ZeroMQ's NAME.key (public) and NAME.key_secret for telemetry; return the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _, secret = zmq.auth.create_certificates(folder, name)
+    Path(secret).chmod(0o600)
+    return Path(secret)

@@ -16,7 +16,7 @@ from device_agent.yaml_file import load_yaml
 from netctl.backends import choose
 from netctl.capabilities import probe
 from protos.errors import AirloomError, ConfigurationError
-from testbed.certificates import issue, make_authority
+from testbed.certificates import issue, make_authority, make_curve_keys
 from testbed.report.page import write_report
 from testbed.runner.plan import RunPlan, describe, plan_run, predicted_ask_ms
 from testbed.runner.progress import ConsoleProgress
@@ -131,6 +131,7 @@ def _certificates(arguments: argparse.Namespace) -> int:
         name, _, hosts = entry.partition("=")
         issue(arguments.out, name, [host for host in hosts.split(",") if host])
         print(arguments.out / f"{name}.crt")
+        print(make_curve_keys(arguments.out / "telemetry", name))
     return 0
 
 

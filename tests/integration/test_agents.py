@@ -11,9 +11,11 @@ import grpc
 import pytest
 import zmq
 import zmq.asyncio
+import zmq.auth
 from agents import MODELS, Agents, free_port, healthy
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.qwen_shape import QwenShape, write_random
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -22,7 +24,7 @@ from protos.airloom.v1 import (
     task_pb2,
     telemetry_pb2,
 )
-from testbed.certificates import issue, make_authority
+from testbed.certificates import issue, make_authority, make_curve_keys
 
 PLAINTEXT = {"plaintext": True}
 
@@ -247,6 +249,33 @@ async def test_telemetry_arrives_on_its_own_socket(agents: Agents) -> None:
     context.term()
 
 
+async def test_telemetry_over_tcp_is_encrypted_unless_plaintext_is_asked_for(
+    agents: Agents,
+) -> None:
+    keys = agents.folder / "telemetry"
+    reader_keys, board_keys = (make_curve_keys(keys, name) for name in ("reader", "board"))
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.curve_publickey, socket.curve_secretkey = zmq.auth.load_certificate(reader_keys)  # type: ignore[assignment]
+    socket.curve_server = True
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    settings = device_settings(agents.folder, None, PLAINTEXT)
+    settings["telemetry"] = {"endpoint": f"tcp://127.0.0.1:{port}", "interval_s": 0.05}
+    refused = await agents.start("device", "refused", settings)
+    assert await asyncio.wait_for(refused.process.wait(), 20) == 1
+    assert "telemetry: " in refused.log
+    assert "needs either curve or plaintext: true" in refused.log
+    # Relative paths start at the settings file's folder.
+    curve = {"server_key": "telemetry/reader.key", "certificate": f"telemetry/{board_keys.name}"}
+    settings["telemetry"]["curve"] = curve
+    await agents.start("device", "board", settings)
+    topic, _ = await asyncio.wait_for(socket.recv_multipart(), 20)
+    assert topic == b"board"
+    socket.close(0)
+    context.term()
+
+
 async def test_sigterm_ends_an_agent_in_good_order(agents: Agents) -> None:
     cloud, board, _ = await start_both(agents, PLAINTEXT, PLAINTEXT)
     assert await board.stop() == 0
@@ -275,3 +304,28 @@ async def test_a_busy_port_a_missing_and_a_broken_setting_are_one_clear_line(
         (line,) = [line for line in agent.log.splitlines() if line.startswith(f"{kind}-agent: ")]
         assert says in line
         assert "Traceback" not in agent.log
+
+
+async def test_any_gguf_runs_in_place_of_the_shipped_models(agents: Agents) -> None:
+    """Another architecture, another tokenizer, another chat template: a path is all it takes."""
+    shape = QwenShape(
+        layers=2, width=64, heads=2, key_value_heads=1, feed_forward=96, vocabulary=1200
+    )
+    write_random(shape, "Q4_0", agents.folder / "qwen.gguf")
+    settings = device_settings(agents.folder, None, PLAINTEXT, threshold=0.0)
+    settings["model"] = {
+        "path": "qwen.gguf",
+        "threads": 1,
+        "context_tokens": 512,
+        "instruction": "End with #### and the answer.",
+    }
+    await agents.start("device", "board", settings)
+    await healthy(f"unix:{agents.folder}/board.sock")
+    task = question("Héllo, 世界?")
+    task.sampling.max_tokens = 12
+    result = await infer(agents.folder, task)
+    assert result.answer.provenance.model_name == "random-qwen2"
+    assert result.answer.provenance.quantisation == "Q4_0"
+    # The question, the instruction and the template's marks; nearly a token a letter here.
+    assert 40 < result.answer.usage.prompt_tokens < 90
+    assert 1 <= result.answer.usage.completion_tokens <= 12
