@@ -1,9 +1,11 @@
-"""A bench of one link between two namespaces, made and measured in a sandbox."""
+"""A bench of one link between two namespaces, made in a sandbox."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from testbed.runner.plan import BoardPlan
 from testbed.sandbox import run_in_sandbox
 from testbed.scenario import DeviceEntry
 
+DEVICE, CLOUD = "10.9.0.2", "10.9.0.1"
+
 
 def _board(backend: str, conditions: LinkConditions) -> BoardPlan:
-    spec = LinkSpec("board", "board", "cloud", "10.9.0.2/30", "10.9.0.1/30", conditions, seed=5)
+    spec = LinkSpec("board", "board", "cloud", f"{DEVICE}/30", f"{CLOUD}/30", conditions, seed=5)
     entry = DeviceEntry.model_validate(
         {"name": "board", "model": {"path": "none"}, "link": {"uplink": {}, "downlink": {}}}
     )
     return BoardPlan(entry, spec, BACKENDS[backend].plan(spec), ())
 
 
-def measured_link(backend: str, conditions: LinkConditions, result: Path) -> dict[str, Any]:
-    """Make the link, measure both directions, and return {"measured": …, "read_back": …}."""
+def on_link(
+    backend: str, conditions: LinkConditions, result: Path, use: Callable[[BoardPlan], Any]
+) -> Any:
+    """Make the link, use it, and return what `use` returned (by way of a JSON file)."""
 
     def body() -> int:
         board = _board(backend, conditions)
@@ -35,18 +41,25 @@ def measured_link(backend: str, conditions: LinkConditions, result: Path) -> dic
                 [("ip", "netns", "add", name), ("ip", "-n", name, "link", "set", "lo", "up")]
             )
         execute.run_all(board.operations.commands)
-        process = None
-        if board.operations.process is not None:
-            process = execute.start(board.operations.process)
-        execute.run_all(board.operations.after_process)
-        measured = asyncio.run(links.measure(board, probes=1000))
-        found = {"measured": measured, "read_back": links.read_back(board)}
-        result.write_text(json.dumps(found), encoding="utf-8")
-        if process is not None:
-            process.terminate()
-            process.wait(timeout=10)
+        with contextlib.ExitStack() as stack:
+            if board.operations.process is not None:
+                process = execute.start(board.operations.process)
+                stack.callback(process.communicate, timeout=10)
+                stack.callback(process.terminate)
+            execute.run_all(board.operations.after_process)
+            result.write_text(json.dumps(use(board)), encoding="utf-8")
         return 0
 
     assert run_in_sandbox(body) == 0
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def measured_link(backend: str, conditions: LinkConditions, result: Path) -> dict[str, Any]:
+    """Make the link, measure both directions, and return {"measured": …, "read_back": …}."""
+
+    def use(board: BoardPlan) -> dict[str, Any]:
+        measured = asyncio.run(links.measure(board, probes=1000))
+        return {"measured": measured, "read_back": links.read_back(board)}
+
+    found: dict[str, Any] = on_link(backend, conditions, result, use)
     return found
