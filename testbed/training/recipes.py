@@ -26,8 +26,8 @@ class Recipe:
     vocabulary: Literal["characters", "subwords"]
     shares: dict[Domain, float]
     experts: tuple[Domain, ...]
-    tokens: int
-    """Training tokens, padding not counted."""
+    cycles: tuple[int, ...]
+    """Training tokens of each learning-rate cycle, padding not counted."""
     seed: int
     peak_learning_rate: float
     batch_tokens: int = 4096
@@ -35,8 +35,13 @@ class Recipe:
     subword_count: int = 1024
     level_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.2, 1.2)
 
+    @property
+    def tokens(self) -> int:
+        """Training tokens in all."""
+        return sum(self.cycles)
 
-def _specialist(domain: Domain, seed: int, tokens: int) -> Recipe:
+
+def _specialist(domain: Domain, seed: int, *cycles: int) -> Recipe:
     shares: dict[Domain, float] = dict.fromkeys(DOMAINS, 0.06)
     shares[domain] = 0.88
     return Recipe(
@@ -46,7 +51,7 @@ def _specialist(domain: Domain, seed: int, tokens: int) -> Recipe:
         vocabulary="subwords" if domain == "knowledge" else "characters",
         shares=shares,
         experts=(domain,),
-        tokens=tokens,
+        cycles=cycles,
         seed=seed,
         peak_learning_rate=4e-3,
     )
@@ -57,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         _specialist("mathematics", 11, 5_000_000),
         _specialist("knowledge", 12, 4_000_000),
-        _specialist("symbolic", 13, 4_000_000),
+        _specialist("symbolic", 13, 4_000_000, 4_000_000),
         Recipe(
             name="airloom-cloud",
             description="Cloud generalist, trained on generated questions of every domain",
@@ -65,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
             vocabulary="characters",
             shares={"mathematics": 0.4, "knowledge": 0.32, "symbolic": 0.28},
             experts=DOMAINS,
-            tokens=7_000_000,
+            cycles=(7_000_000, 6_000_000),
             seed=14,
             peak_learning_rate=3e-3,
         ),

@@ -1,4 +1,4 @@
-"""The training loop: Muon and AdamW, linear warm-up and decay, a checkpoint after every chunk."""
+"""The training loop: Muon and AdamW, warm-ups and cosines, a checkpoint every minute."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ _WARM_UP = 0.03
 
 
 def learning_rate(recipe: Recipe, tokens_seen: int) -> float:
-    """Linear warm-up over 3 % of the tokens, then a cosine down to a fiftieth."""
-    progress = min(tokens_seen / recipe.tokens, 1.0)
+    """Linear warm-up over 3 % of each cycle, then a cosine down to a fiftieth of the peak.
+
+    Warm restarts: Loshchilov and Hutter, SGDR (arXiv 1608.03983), eq. 5.
+    """
+    start, cycle = 0, 0
+    for cycle in recipe.cycles:
+        if tokens_seen < start + cycle:
+            break
+        start += cycle
+    progress = min((tokens_seen - start) / cycle, 1.0) if start < recipe.tokens else 1.0
     if progress < _WARM_UP:
         return recipe.peak_learning_rate * (progress / _WARM_UP + 0.01)
     cosine = 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))

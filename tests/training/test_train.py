@@ -16,7 +16,7 @@ TINY = replace(
     RECIPES["airloom-symbolic"],
     name="tiny",
     shape=Shape(layers=1, width=32, feed_forward=32),
-    tokens=300_000,
+    cycles=(300_000,),
 )
 
 
@@ -50,17 +50,23 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> Non
 
 def test_a_changed_recipe_starts_over(tmp_path: Path) -> None:
     told: list[str] = []
-    short = replace(TINY, tokens=1)
+    short = replace(TINY, cycles=(1,))
     train(short, tmp_path, told.append)
     told.clear()
     train(replace(short, seed=99), tmp_path, told.append)
     assert any("the recipe changed" in line for line in told)
 
 
-def test_the_learning_rate_rises_then_falls() -> None:
-    rates = [learning_rate(TINY, tokens) for tokens in range(0, TINY.tokens, 1000)]
-    peak = rates.index(max(rates))
-    assert max(rates) == pytest.approx(TINY.peak_learning_rate, rel=0.05)
-    assert rates[:peak] == sorted(rates[:peak])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[-1] < 0.03 * TINY.peak_learning_rate
+@pytest.mark.parametrize("cycles", [(300_000,), (200_000, 300_000)])
+def test_the_learning_rate_rises_then_falls_in_each_cycle(cycles: tuple[int, ...]) -> None:
+    recipe = replace(TINY, cycles=cycles)
+    start = 0
+    for cycle in cycles:
+        rates = [learning_rate(recipe, tokens) for tokens in range(start, start + cycle, 1000)]
+        peak = rates.index(max(rates))
+        assert max(rates) == pytest.approx(TINY.peak_learning_rate, rel=0.05)
+        assert rates[:peak] == sorted(rates[:peak])
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+        assert rates[-1] < 0.03 * TINY.peak_learning_rate
+        start += cycle
+    assert learning_rate(recipe, start) == pytest.approx(0.02 * TINY.peak_learning_rate)
