@@ -21,6 +21,7 @@ test:  ## set up, then run every test
 models:  ## train, quantise and describe the shipped models (about 2 hours on 2 cores; resumable)
 	@tools/setup.sh testbed,train
 	@$(PYTHON) -m testbed.training
+	@$(PYTHON) -m testbed.evaluation describe models
 
 models-check:  ## verify the shipped models' hashes and held-out accuracy through llama.cpp
 	@tools/setup.sh testbed

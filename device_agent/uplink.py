@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "airloom.v1"
 GRPC_FRAME_BYTES = 5
-_MISSED_HEARTBEATS = 3
+MISSED_HEARTBEATS = 3
+"""So many heartbeats' time of silence, and either side gives the stream up."""
 
 Handler = Callable[[task_pb2.Task], Awaitable[task_pb2.TaskResult]]
 
@@ -199,7 +200,7 @@ class Uplink:
         sequence = 0
         while True:
             silent_s = time.monotonic() - session.last_heard_s
-            if silent_s > _MISSED_HEARTBEATS * interval_s:
+            if silent_s > MISSED_HEARTBEATS * interval_s:
                 raise UnreachableError(f"nothing heard for {silent_s:.1f} s")
             sequence += 1
             heartbeat = fleet_pb2.Heartbeat(sequence=sequence, rtt_ms=self.rtt_ms)

@@ -13,13 +13,11 @@ import grpc
 
 from cloud_agent.fleet.registry import ConnectedDevice, Registry
 from device_agent.answering import Answerer, deadline_of, failure
+from device_agent.uplink import MISSED_HEARTBEATS, PROTOCOL
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, task_pb2
 from protos.errors import AirloomError
 
 log = logging.getLogger(__name__)
-
-PROTOCOL = "airloom.v1"
-_MISSED_HEARTBEATS = 3
 
 
 def _forget(asked: dict[str, asyncio.Task[None]], task_id: str, _done: asyncio.Task[None]) -> None:
@@ -78,7 +76,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 taking = asyncio.create_task(device.outgoing.get())
                 await asyncio.wait(
                     {taking, reading},
-                    timeout=_MISSED_HEARTBEATS * self._heartbeat_interval_s,
+                    timeout=MISSED_HEARTBEATS * self._heartbeat_interval_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if taking.done():
@@ -86,7 +84,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                     continue
                 taking.cancel()
                 silent_s = time.monotonic() - device.last_heard_s
-                if reading.done() or silent_s > _MISSED_HEARTBEATS * self._heartbeat_interval_s:
+                if reading.done() or silent_s > MISSED_HEARTBEATS * self._heartbeat_interval_s:
                     break
         finally:
             reading.cancel()
