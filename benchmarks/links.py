@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import tempfile
@@ -17,8 +18,8 @@ from netctl.backends.base import AIR_NAMESPACE, LinkPlan
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
+from netctl.measure.prober import DirectionMeasurement, measure_directions
 from netctl.measure.prober import Path as ProbePath
-from netctl.measure.prober import measure_direction
 from testbed.sandbox import run_in_sandbox
 
 _DEVICE, _CLOUD = "10.9.0.2", "10.9.0.1"
@@ -96,21 +97,19 @@ def _goodput_bps() -> float:
     return value
 
 
+def _measured(asked: DirectionConditions) -> DirectionMeasurement:
+    with contextlib.closing(ProbePath(("board", _DEVICE), ("cloud", _CLOUD))) as path:
+        (found,) = measure_directions([(path, asked)])
+    return found
+
+
 def _delay_ms(asked: DirectionConditions) -> float:
-    path = ProbePath(("board", _DEVICE), ("cloud", _CLOUD))
-    try:
-        return measure_direction(path, asked, probes=1000).delay_ms.value
-    finally:
-        path.close()
+    return _measured(asked).delay_ms.value
 
 
 def _rate_bps(asked: DirectionConditions) -> float:
-    path = ProbePath(("board", _DEVICE), ("cloud", _CLOUD))
-    try:
-        rate = measure_direction(path, asked, probes=500).rate_bps
-        return rate.value if rate is not None else float("nan")
-    finally:
-        path.close()
+    rate = _measured(asked).rate_bps
+    return rate.value if rate is not None else float("nan")
 
 
 def run() -> list[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -13,7 +14,7 @@ from netctl.backends import BACKENDS
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.linux import die_with_parent
-from netctl.measure.prober import Path, measure_direction
+from netctl.measure.prober import Path, measure_directions
 from netctl.offloads import switch_off
 from netctl.shape import restore, shape
 from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
@@ -71,17 +72,14 @@ def _link(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> None:
     device, cloud = _place(arguments.device), _place(arguments.cloud)
-    results = {}
-    for way, ends, asked in (
-        ("uplink", (device, cloud), arguments.uplink),
-        ("downlink", (cloud, device), arguments.downlink),
+    with (
+        contextlib.closing(Path(device, cloud)) as up,
+        contextlib.closing(Path(cloud, device)) as down,
     ):
-        path = Path(*ends)
-        try:
-            results[way] = asdict(measure_direction(path, asked, probes=arguments.probes))
-        finally:
-            path.close()
-    print(json.dumps(results), flush=True)
+        uplink, downlink = measure_directions(
+            [(up, arguments.uplink), (down, arguments.downlink)], probes=arguments.probes
+        )
+    print(json.dumps({"uplink": asdict(uplink), "downlink": asdict(downlink)}), flush=True)
 
 
 def _offloads(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ import socket
 import statistics
 import struct
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
@@ -20,7 +22,10 @@ from netctl.measure.statistics import Estimate, mean_interval, median_interval, 
 from netctl.units import format_rate
 from protos.errors import LinkError
 
+_SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35
+_SO_RXQ_OVFL = 40
+_RECEIVE_BUFFER_BYTES = 1 << 23
 _UDP_IP_HEADER_BYTES = 28
 _HEADER = struct.Struct("!IIq")
 _FULL_PAYLOAD = 1472
@@ -55,6 +60,10 @@ class DirectionMeasurement:
     reordered: int
 
 
+class UntoldError(LinkError):
+    """A measurement could not be made as it must be, so nothing is told from it."""
+
+
 class Path:
     """A pair of UDP sockets, sender and receiver, each in its own namespace."""
 
@@ -65,14 +74,20 @@ class Path:
             self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with network_namespace(sender[0]):
             self._sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
+        try:
+            self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        except PermissionError:
+            # Without root the kernel's own limit holds; what overflows it is noticed.
+            self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
         self._receiver.bind((receiver[1], port))
         self._sender.bind((sender[1], 0))
         self._sender.connect(self._receiver.getsockname())
         self._receiver.setblocking(False)
         self._run = 0
+        self._overflowed = 0
 
     def close(self) -> None:
         self._sender.close()
@@ -83,9 +98,11 @@ class Path:
     ) -> tuple[list[Arrival], float]:
         """Send packets, `burst` at a time and `interval_s` apart on average; wait for stragglers.
 
-        Returns what arrived, in order, and the seconds that the sending took.
+        Returns what arrived, in order, and the seconds that the sending took. Raises UntoldError
+        where this machine, not the link, lost packets.
         """
         self._run += 1
+        overflowed_before = self._overflowed
         padding = bytes(payload - _HEADER.size)
         arrivals: list[Arrival] = []
         start_s = time.monotonic()
@@ -103,6 +120,10 @@ class Path:
         deadline_s = time.monotonic() + grace_s
         while len(arrivals) < count and (left_s := deadline_s - time.monotonic()) > 0:
             self._collect(arrivals, left_s)
+        if (lost := self._overflowed - overflowed_before) > 0:
+            raise UntoldError(
+                f"this machine was too busy and lost {lost} packets that the link had delivered"
+            )
         return arrivals, sending_s
 
     def _collect(self, arrivals: list[Arrival], timeout_s: float) -> None:
@@ -110,19 +131,17 @@ class Path:
             return
         while True:
             try:
-                data, ancillary, _, _ = self._receiver.recvmsg(2048, 64)
+                data, ancillary, _, _ = self._receiver.recvmsg(2048, 128)
             except BlockingIOError:
                 return
             run, sequence, sent_ns = _HEADER.unpack_from(data)
             if run != self._run:
                 continue
-            (stamp,) = [value for _, kind, value in ancillary if kind == _SO_TIMESTAMPNS]
-            seconds, nanoseconds = struct.unpack("qq", stamp)
+            told = {kind: value for _, kind, value in ancillary}
+            if _SO_RXQ_OVFL in told:
+                (self._overflowed,) = struct.unpack("I", told[_SO_RXQ_OVFL])
+            seconds, nanoseconds = struct.unpack("qq", told[_SO_TIMESTAMPNS])
             arrivals.append(Arrival(sequence, sent_ns, seconds * 1_000_000_000 + nanoseconds))
-
-
-class _UntoldError(LinkError):
-    """A measurement could not be made as it must be, so nothing is told from it."""
 
 
 def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate:
@@ -138,12 +157,12 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
     burst = max(1, int(_BURST_S / interval_s))
     arrivals, sending_s = path.stream(count, _FULL_PAYLOAD, interval_s, drain_s, burst)
     if count * frame_bits * (1 - asked.loss) / sending_s < 1.03 * asked.rate_bps:
-        raise _UntoldError(
+        raise UntoldError(
             f"this machine could only send {format_rate(count * frame_bits / sending_s)}, which does "
             f"not fill a link of {format_rate(asked.rate_bps)}: its rate cannot be told"
         )
     if len(arrivals) < 10 * _WINDOWS:
-        raise _UntoldError(
+        raise UntoldError(
             f"only {len(arrivals)} of {count} packets arrived: no rate can be told from them"
         )
     # What arrived before the queue had filled and the first jitter had passed does not count.
@@ -161,46 +180,72 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
     return Estimate(value, value - half, value + half, len(arrivals))
 
 
-def measure_direction(
-    path: Path, asked: DirectionConditions, *, probes: int = 1000, rate_duration_s: float = 1.0
-) -> DirectionMeasurement:
-    """Measure one direction that was asked to be so; the link must otherwise be idle.
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What single packets tell of a direction."""
 
-    Delay is net of the time that the rate takes to send a probe. Raises LinkError where too
-    little arrives to tell.
-    """
+    delay_ms: Estimate
+    jitter_ms: float
+    loss: Estimate
+    reordered: int
+
+
+def _probe(path: Path, asked: DirectionConditions, probes: int) -> _Probed:
     probe_bytes = _PROBE_PAYLOAD + _UDP_IP_HEADER_BYTES
-    # Probes fill at most a tenth of the rate, so that they do not queue behind each other.
-    interval_s = max(0.002, asked.transmission_ms(probe_bytes) / 1e3 * 10)
-    grace_s = (asked.delay_ms + asked.jitter_ms) / 1e3 + 0.3
+    transmission_ms = asked.transmission_ms(probe_bytes)
+    held_ms = asked.delay_ms + asked.jitter_ms
+    grace_s = held_ms / 1e3 + 0.3
     # A link that keeps the order delays a packet behind a later one: delay is told from probes
-    # too far apart to meet, loss from those and from denser ones.
-    spaced_s = max(interval_s, 2.2 * asked.jitter_ms / 1e3)
+    # too far apart to meet, loss from those and from denser ones that still overflow no queue.
+    spaced_s = max(2.0, 10 * transmission_ms, 2.2 * asked.jitter_ms) / 1e3
+    dense_s = max(2.0, 2 * transmission_ms, 2 * held_ms / asked.limit_packets) / 1e3
     spaced = max(100, probes // 5)
     # The first packets resolve addresses and fault pages in; they are not measured.
     path.stream(_WARM_UP_PROBES, _PROBE_PAYLOAD, spaced_s, grace_s)
     arrivals, _ = path.stream(spaced, _PROBE_PAYLOAD, spaced_s, grace_s)
     if len(arrivals) < 20:
         raise LinkError(f"only {len(arrivals)} of {spaced} probes arrived: no delay can be told")
-    dense, _ = path.stream(probes, _PROBE_PAYLOAD, interval_s, grace_s)
+    dense, _ = path.stream(probes, _PROBE_PAYLOAD, dense_s, grace_s)
     lost = spaced - len(arrivals) + probes - len(dense)
-    transmission_ms = asked.transmission_ms(probe_bytes)
     delays_ms = [(a.received_ns - a.sent_ns) / 1e6 - transmission_ms for a in arrivals]
     cuts = statistics.quantiles(delays_ms, n=40)
-    reordered = sum(
-        later.sequence < earlier.sequence for earlier, later in itertools.pairwise(dense)
-    )
-    rate_bps, rate_untold = None, None
-    if asked.rate_bps is not None:
-        try:
-            rate_bps = _rate(path, asked, rate_duration_s)
-        except _UntoldError as error:
-            rate_untold = str(error)
-    return DirectionMeasurement(
-        rate_bps=rate_bps,
-        rate_untold=rate_untold,
+    return _Probed(
         delay_ms=median_interval(delays_ms),
         jitter_ms=(cuts[-1] - cuts[0]) / 2 / 0.95,
         loss=wilson(lost, spaced + probes),
-        reordered=reordered,
+        reordered=sum(
+            later.sequence < earlier.sequence for earlier, later in itertools.pairwise(dense)
+        ),
     )
+
+
+def measure_directions(
+    directions: Sequence[tuple[Path, DirectionConditions]],
+    *,
+    probes: int = 1000,
+    rate_duration_s: float = 1.0,
+) -> list[DirectionMeasurement]:
+    """Measure directions that were asked to be so; their links must otherwise be idle.
+
+    All are probed at the same time, then filled one after the other. Delay is net of the time that
+    the rate takes to send a probe.
+
+    Raises:
+        LinkError: too little arrives to tell.
+    """
+    with ThreadPoolExecutor(len(directions)) as pool:
+        probed = list(pool.map(lambda one: _probe(one[0], one[1], probes), directions))
+    measured = []
+    for (path, asked), found in zip(directions, probed, strict=True):
+        rate_bps, rate_untold = None, None
+        if asked.rate_bps is not None:
+            try:
+                rate_bps = _rate(path, asked, rate_duration_s)
+            except UntoldError as error:
+                rate_untold = str(error)
+        measured.append(
+            DirectionMeasurement(
+                rate_bps, rate_untold, found.delay_ms, found.jitter_ms, found.loss, found.reordered
+            )
+        )
+    return measured
