@@ -27,7 +27,10 @@ _COLUMNS = (
 
 
 def _table(rows: list[dict[str, Any]]) -> Markup:
-    head = Markup("").join(Markup("<th>{}</th>").format(title) for _, title, _ in _COLUMNS)
+    head = Markup("").join(
+        Markup('<th class="{}">{}</th>').format("" if key == "group" else "n", title)
+        for key, title, _ in _COLUMNS
+    )
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(
             Markup("").join(

@@ -82,17 +82,13 @@ def plan_run(scenario: Scenario, backend: LinkBackend) -> RunPlan:
 
 
 def deal(questions: Sequence[Question], devices: int) -> list[list[Question]]:
-    """Deal each domain and level in turn, so that every device meets all of them."""
-    cells: dict[tuple[str, int], list[Question]] = {}
-    for question in questions:
-        cells.setdefault((question.domain, question.level), []).append(question)
+    """Deal the questions so that every device meets all domains and levels alike, in their order."""
+    order = {question.id: position for position, question in enumerate(questions)}
     shares: list[list[Question]] = [[] for _ in range(devices)]
-    turn = 0
-    for cell in cells.values():
-        for question in cell:
-            shares[turn % devices].append(question)
-            turn += 1
-    return shares
+    dealt = sorted(questions, key=lambda q: (q.domain, q.level, order[q.id]))
+    for turn, question in enumerate(dealt):
+        shares[turn % devices].append(question)
+    return [sorted(share, key=lambda question: order[question.id]) for share in shares]
 
 
 def predicted_ask_ms(conditions: LinkConditions) -> float:

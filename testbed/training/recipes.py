@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _specialist("mathematics", 11, 5_000_000),
-        _specialist("knowledge", 12, 4_000_000),
+        _specialist("knowledge", 12, 2_000_000),
         _specialist("symbolic", 13, 4_000_000, 4_000_000),
         Recipe(
             name="airloom-cloud",
