@@ -20,7 +20,8 @@ from testbed.certificates import issue, make_authority, make_curve_keys
 from testbed.report.page import write_report
 from testbed.runner.plan import RunPlan, describe, plan_run, predicted_ask_ms
 from testbed.runner.progress import ConsoleProgress
-from testbed.runner.run import run_plan, write_resolved
+from testbed.runner.resolved import write_resolved
+from testbed.runner.run import run_plan
 from testbed.sandbox import run_in_sandbox
 from testbed.scenario import Scenario
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 _COLORS = {"device": "cyan", "cloud": "magenta"}
+
+
+class Progress(Protocol):
+    """Where a run shows how it is getting on."""
+
+    def stage(self, text: str) -> None: ...
+
+    def link(self, board: str, kind: str, ok: bool) -> None: ...
+
+    def answer(self, event: dict[str, Any]) -> None: ...
 
 
 class ConsoleProgress:

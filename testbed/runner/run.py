@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import importlib.metadata
-import json
-import os
-import platform
 import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import zmq
@@ -25,53 +20,21 @@ from google.protobuf.json_format import MessageToDict
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
-    inference_pb2,
-    inference_pb2_grpc,
-    task_pb2,
     telemetry_pb2,
 )
 from protos.errors import CancelledTaskError, UnreachableError
 from testbed.certificates import issue, make_authority
-from testbed.evaluation import card_of
 from testbed.fidelity import check_direction
-from testbed.questions import Question
-from testbed.records import EventLog, write_atomically
+from testbed.records import EventLog
 from testbed.runner import links as link_operations
+from testbed.runner.asking import ask_all
 from testbed.runner.links import Links
-from testbed.runner.plan import CLOUD, BoardPlan, RunPlan, cloud_settings, device_settings
+from testbed.runner.plan import CLOUD, RunPlan, cloud_settings, device_settings
 from testbed.runner.processes import AgentProcess
+from testbed.runner.progress import Progress
+from testbed.runner.resolved import provenance
 
 _CONNECT_TIMEOUT_S = 60.0
-
-
-class Progress(Protocol):
-    """Where a run shows how it is getting on."""
-
-    def stage(self, text: str) -> None: ...
-
-    def link(self, board: str, kind: str, ok: bool) -> None: ...
-
-    def answer(self, event: dict[str, Any]) -> None: ...
-
-
-def provenance() -> dict[str, Any]:
-    """What this run ran on."""
-    return {
-        "airloom": importlib.metadata.version("airloom"),
-        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
-        "grpcio": importlib.metadata.version("grpcio"),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "as_root": _outer_uid() == 0,
-    }
-
-
-def _outer_uid() -> int:
-    """The user this runs as outside its user namespace, where it is in one."""
-    first = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
-    return int(first[1])
 
 
 def _security(plan: RunPlan, folder: Path, name: str) -> dict[str, Any]:
@@ -111,78 +74,6 @@ async def _wait_connected(cloud_address: str, plan: RunPlan, agents: list[AgentP
                     f"{_CONNECT_TIMEOUT_S:g} s"
                 )
             await asyncio.sleep(0.1)
-
-
-def _answer_event(
-    board: BoardPlan, question: Question, result: task_pb2.TaskResult
-) -> dict[str, Any]:
-    answer = result.answer
-    timing = MessageToDict(
-        result.timing, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    for name in ("uplink_bytes", "downlink_bytes"):
-        timing[name] = int(timing[name])
-    place = "cloud" if answer.provenance.place == task_pb2.PLACE_CLOUD else "device"
-    own = answer.set_aside if place == "cloud" else answer
-    return {
-        "device": board.name,
-        "link": board.entry.link.kind,
-        "question_id": question.id,
-        "domain": question.domain,
-        "level": question.level,
-        "question": question.text,
-        "expected": question.answer,
-        "answered": answer.final_answer,
-        "correct": answer.final_answer == question.answer,
-        "text": answer.text,
-        "place": place,
-        "confidence": answer.confidence.value,
-        "set_aside": MessageToDict(answer.set_aside, preserving_proto_field_name=True),
-        "fallback_reason": answer.fallback_reason,
-        "model": answer.provenance.model_name,
-        "model_sha256": answer.provenance.model_sha256,
-        "device_model_sha256": own.provenance.model_sha256,
-        "quantisation": answer.provenance.quantisation,
-        "link_epoch": answer.provenance.link_epoch,
-        "prompt_tokens": answer.usage.prompt_tokens,
-        "completion_tokens": answer.usage.completion_tokens,
-        "timing": timing,
-    }
-
-
-async def _ask_all(
-    board: BoardPlan, plan: RunPlan, socket: str, log: EventLog, progress: Progress
-) -> None:
-    """Ask a board its questions one after the other, as an application on it would."""
-    settings = plan.scenario.questions
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        for question in board.questions:
-            task = task_pb2.Task(
-                task_id=question.id,
-                parts=[task_pb2.Part(text=task_pb2.TextPart(text=question.text))],
-                budget=task_pb2.Budget(deadline_ms=settings.deadline),
-                sampling=task_pb2.Sampling(max_tokens=settings.max_tokens),
-            )
-            try:
-                reply = await stub.Infer(
-                    inference_pb2.InferRequest(task=task), timeout=settings.deadline / 1e3 + 1
-                )
-            except grpc.aio.AioRpcError as error:
-                code = error.code().name
-                event = log.write(
-                    "unanswered",
-                    device=board.name,
-                    link=board.entry.link.kind,
-                    question_id=question.id,
-                    domain=question.domain,
-                    level=question.level,
-                    code=code,
-                    reason=error.details(),
-                )
-            else:
-                event = log.write("answer", **_answer_event(board, question, reply.result))
-            progress.answer(event)
 
 
 async def _record_telemetry(endpoint: str, log: EventLog) -> None:
@@ -306,7 +197,9 @@ async def _run(
         before = {board.name: link_operations.air_bytes(board) for board in plan.boards}
         async with _in_background(_record_telemetry(f"ipc://{scratch}/telemetry.sock", log)):
             questions = [
-                _ask_all(board, plan, f"{scratch}/{board.name}.sock", log, progress)
+                ask_all(
+                    board, plan.scenario.questions, f"{scratch}/{board.name}.sock", log, progress
+                )
                 for board in plan.boards
             ]
             await _ask_while_watched(questions, agents, links)
@@ -352,25 +245,3 @@ async def _measure_links(plan: RunPlan, log: EventLog, progress: Progress) -> No
             else:
                 progress.link(board.name, board.entry.link.kind, ok)
         boards = doubtful
-
-
-def resolved(plan: RunPlan) -> str:
-    """The scenario with every default filled in, every model's hash and what its card says, as JSON."""
-    paths = {plan.scenario.cloud.model.path, *(b.entry.model.path for b in plan.boards)}
-    models = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
-    return json.dumps(
-        {
-            "scenario": plan.scenario.model_dump(mode="json"),
-            "backend": plan.backend,
-            "link_seeds": {board.name: board.link.seed for board in plan.boards},
-            "models": {str(path): digest for path, digest in models.items()},
-            "cards": {digest: said for p, digest in models.items() if (said := card_of(p, digest))},
-            "questions": {board.name: [q.id for q in board.questions] for board in plan.boards},
-        },
-        indent=2,
-    )
-
-
-def write_resolved(plan: RunPlan, folder: Path) -> None:
-    """Write resolved.json into the run folder."""
-    write_atomically(folder / "resolved.json", resolved(plan) + "\n")

@@ -43,7 +43,7 @@ def test_only_training_imports_torch() -> None:
 
 @pytest.mark.parametrize("program", ["device_agent.cli", "cloud_agent.cli", "netctl.cli"])
 def test_a_boards_programs_load_without_the_extras(program: str) -> None:
-    extras = ("torch", "matplotlib", "rich", "sentencepiece", "gguf")
+    extras = ("torch", "matplotlib", "rich", "sentencepiece", "gguf", "cryptography")
     code = f"import sys; import {program}; print([m for m in {extras} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
