@@ -1,13 +1,11 @@
-"""Endless batches of training examples, drawn from a seed and a step number alone.
+"""Batches of training examples, drawn in chunks from a seed and the chunk's number alone.
 
-Because batch `n` depends on nothing but the recipe and `n`, a resumed training sees exactly the
-batches that an uninterrupted one would have seen.
+So a resumed training sees exactly the batches that an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor
 from testbed.questions.collaboration import Example, draw
 from testbed.questions.question import LEVELS
 from testbed.questions.sampling import sample
-from testbed.training.recipes import Recipe
+from testbed.training.recipes import Recipe, Shares
 from testbed.training.vocabulary import BOS, EOS, CharacterVocabulary, SubwordVocabulary, Vocabulary
 
 IGNORED = -100
@@ -35,9 +33,9 @@ class Batch:
     tokens: int
 
 
-def draw_example(rng: random.Random, recipe: Recipe) -> Example:
+def draw_example(rng: random.Random, recipe: Recipe, shares: Shares) -> Example:
     """Draw one example of the recipe's mix; only training questions are ever drawn."""
-    (domain,) = rng.choices(list(recipe.shares), weights=list(recipe.shares.values()))
+    (domain,) = rng.choices(list(shares), weights=list(shares.values()))
     (level,) = rng.choices(LEVELS, weights=recipe.level_weights)
     question = sample(rng, domain, level, "train")
     return draw(rng, question, expert=domain in recipe.experts)
@@ -48,7 +46,7 @@ def vocabulary_for(recipe: Recipe) -> Vocabulary:
     if recipe.vocabulary == "characters":
         return CharacterVocabulary()
     rng = random.Random(recipe.seed)
-    examples = [draw_example(rng, recipe) for _ in range(40_000)]
+    examples = [draw_example(rng, recipe, recipe.cycles[0].shares) for _ in range(40_000)]
     texts = [line for e in examples for line in (*e.prompt.split("\n"), e.completion)]
     return SubwordVocabulary.train(texts, recipe.subword_count)
 
@@ -68,22 +66,20 @@ def _collate(rows: list[tuple[list[int], int]]) -> Batch:
     return Batch(inputs, targets, sum(len(ids) - 1 for ids, _ in rows))
 
 
-def batches(recipe: Recipe, vocabulary: Vocabulary, first_chunk: int = 0) -> Iterator[list[Batch]]:
-    """Yield chunks of batches; rows of one batch have like lengths, so little is padding."""
-    chunk = first_chunk
-    while True:
-        rng = random.Random(f"{recipe.name}-{recipe.seed}-{chunk}")
-        rows = [_encode(draw_example(rng, recipe), vocabulary) for _ in range(_EXAMPLES_PER_CHUNK)]
-        rows = [row for row in rows if len(row[0]) <= recipe.shape.context]
-        rows.sort(key=lambda row: len(row[0]))
-        cut: list[Batch] = []
-        start = 0
-        while start < len(rows):
-            end = start + 1
-            while end < len(rows) and len(rows[end][0]) * (end + 1 - start) <= recipe.batch_tokens:
-                end += 1
-            cut.append(_collate(rows[start:end]))
-            start = end
-        rng.shuffle(cut)
-        yield cut
-        chunk += 1
+def draw_chunk(recipe: Recipe, shares: Shares, vocabulary: Vocabulary, number: int) -> list[Batch]:
+    """Draw one chunk of batches; rows of one batch have like lengths, so little is padding."""
+    rng = random.Random(f"{recipe.name}-{recipe.seed}-{number}")
+    examples = (draw_example(rng, recipe, shares) for _ in range(_EXAMPLES_PER_CHUNK))
+    rows = [_encode(example, vocabulary) for example in examples]
+    rows = [row for row in rows if len(row[0]) <= recipe.shape.context]
+    rows.sort(key=lambda row: len(row[0]))
+    cut: list[Batch] = []
+    start = 0
+    while start < len(rows):
+        end = start + 1
+        while end < len(rows) and len(rows[end][0]) * (end + 1 - start) <= recipe.batch_tokens:
+            end += 1
+        cut.append(_collate(rows[start:end]))
+        start = end
+    rng.shuffle(cut)
+    return cut

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from testbed.training.corpus import IGNORED, batches, vocabulary_for
+from testbed.training.corpus import IGNORED, draw_chunk, vocabulary_for
 from testbed.training.network import Transformer
 from testbed.training.recipes import Recipe
 from testbed.training.vocabulary import SubwordVocabulary, Vocabulary
@@ -24,12 +24,8 @@ def learning_rate(recipe: Recipe, tokens_seen: int) -> float:
 
     Warm restarts: Loshchilov and Hutter, SGDR (arXiv 1608.03983), eq. 5.
     """
-    start, cycle = 0, 0
-    for cycle in recipe.cycles:
-        if tokens_seen < start + cycle:
-            break
-        start += cycle
-    progress = min((tokens_seen - start) / cycle, 1.0) if start < recipe.tokens else 1.0
+    cycle, start = recipe.cycle_at(tokens_seen)
+    progress = min((tokens_seen - start) / cycle.tokens, 1.0)
     if progress < _WARM_UP:
         return recipe.peak_learning_rate * (progress / _WARM_UP + 0.01)
     cosine = 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
@@ -105,37 +101,35 @@ def train(
 
     model.train()
     last_saved_s = time.monotonic()
-    if tokens_seen < recipe.tokens:
-        for cut in batches(recipe, vocabulary, chunk):
-            started_s = time.monotonic()
-            losses = []
-            for batch in cut:
-                logits = model(batch.inputs)
-                loss = F.cross_entropy(
-                    logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
-                )
-                model.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(recipe, tokens_seen)
-                    optimizer.step()
-                tokens_seen += batch.tokens
-                losses.append(loss.item())
-            chunk += 1
-            spent_s = time.monotonic() - started_s
-            elapsed_s += spent_s
-            rate = sum(batch.tokens for batch in cut) / spent_s
-            done = tokens_seen >= recipe.tokens
-            if done or time.monotonic() - last_saved_s >= checkpoint_interval_s:
-                save()
-                last_saved_s = time.monotonic()
-            report(
-                f"{recipe.name}: {tokens_seen / recipe.tokens:6.1%}  loss {sum(losses) / len(losses):.4f}"
-                f"  {rate:,.0f} tokens/s  {elapsed_s / 60:.1f} min"
+    while tokens_seen < recipe.tokens:
+        cycle, _ = recipe.cycle_at(tokens_seen)
+        cut = draw_chunk(recipe, cycle.shares, vocabulary, chunk)
+        started_s = time.monotonic()
+        losses = []
+        for batch in cut:
+            logits = model(batch.inputs)
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
             )
-            if done:
-                break
+            model.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, tokens_seen)
+                optimizer.step()
+            tokens_seen += batch.tokens
+            losses.append(loss.item())
+        chunk += 1
+        spent_s = time.monotonic() - started_s
+        elapsed_s += spent_s
+        rate = sum(batch.tokens for batch in cut) / spent_s
+        if tokens_seen >= recipe.tokens or time.monotonic() - last_saved_s >= checkpoint_interval_s:
+            save()
+            last_saved_s = time.monotonic()
+        report(
+            f"{recipe.name}: {tokens_seen / recipe.tokens:6.1%}  loss {sum(losses) / len(losses):.4f}"
+            f"  {rate:,.0f} tokens/s  {elapsed_s / 60:.1f} min"
+        )
     model.eval()
     return model, vocabulary

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_agent.engine import Model
-from testbed.training.corpus import batches, draw_example
+from testbed.training.corpus import draw_chunk, draw_example
 from testbed.training.export import quantise, write_gguf
 from testbed.training.network import Shape, Transformer
 from testbed.training.recipes import RECIPES
@@ -109,17 +109,17 @@ def test_every_character_of_the_corpus_is_a_token() -> None:
     recipe, vocabulary = RECIPES["airloom-cloud"], CharacterVocabulary()
     rng = random.Random(3)
     for _ in range(200):
-        example = draw_example(rng, recipe)
+        example = draw_example(rng, recipe, recipe.cycles[0].shares)
         ids = vocabulary.encode(example.prompt + example.completion)
         assert len(ids) == len(example.prompt + example.completion)
 
 
 def test_a_chunk_of_batches_depends_on_its_number_alone() -> None:
     recipe, vocabulary = RECIPES["airloom-symbolic"], CharacterVocabulary()
-    from_start = batches(recipe, vocabulary)
-    next(from_start)
-    second, resumed = next(from_start), next(batches(recipe, vocabulary, first_chunk=1))
-    assert len(second) == len(resumed)
-    for one, other in zip(second, resumed, strict=True):
-        assert torch.equal(one.inputs, other.inputs)
-        assert torch.equal(one.targets, other.targets)
+    shares = recipe.cycles[0].shares
+    first, again, other = (draw_chunk(recipe, shares, vocabulary, n) for n in (1, 1, 2))
+    assert len(first) == len(again)
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.targets, two.targets)
+    assert not torch.equal(first[0].inputs, other[0].inputs)

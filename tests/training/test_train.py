@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from testbed.training.network import Shape
-from testbed.training.recipes import RECIPES
+from testbed.training.recipes import RECIPES, Cycle
 from testbed.training.train import learning_rate, train
 
+SHARES = RECIPES["airloom-symbolic"].cycles[0].shares
 TINY = replace(
     RECIPES["airloom-symbolic"],
     name="tiny",
     shape=Shape(layers=1, width=32, feed_forward=32),
-    cycles=(300_000,),
+    cycles=(Cycle(300_000, SHARES),),
 )
 
 
@@ -50,7 +51,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> Non
 
 def test_a_changed_recipe_starts_over(tmp_path: Path) -> None:
     told: list[str] = []
-    short = replace(TINY, cycles=(1,))
+    short = replace(TINY, cycles=(Cycle(1, SHARES),))
     train(short, tmp_path, told.append)
     told.clear()
     train(replace(short, seed=99), tmp_path, told.append)
@@ -59,7 +60,7 @@ def test_a_changed_recipe_starts_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cycles", [(300_000,), (200_000, 300_000)])
 def test_the_learning_rate_rises_then_falls_in_each_cycle(cycles: tuple[int, ...]) -> None:
-    recipe = replace(TINY, cycles=cycles)
+    recipe = replace(TINY, cycles=tuple(Cycle(tokens, SHARES) for tokens in cycles))
     start = 0
     for cycle in cycles:
         rates = [learning_rate(recipe, tokens) for tokens in range(start, start + cycle, 1000)]
