@@ -10,7 +10,7 @@ from device_agent.config import ModelSettings, RoutingSettings
 from device_agent.yaml_file import Settings
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
-from testbed.questions.question import DOMAINS, Domain
+from testbed.questions.question import DOMAINS, LEVELS, Domain
 
 
 def _text(parse: Any) -> BeforeValidator:
@@ -78,7 +78,7 @@ class QuestionSettings(Settings):
 
     count: int = Field(60, ge=1)
     domains: tuple[Domain, ...] = DOMAINS
-    levels: tuple[int, ...] = (1, 2, 3, 4)
+    levels: tuple[int, ...] = LEVELS
     deadline: Duration = 30_000.0
     max_tokens: int = Field(200, ge=1)
 

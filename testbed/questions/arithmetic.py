@@ -2,6 +2,7 @@
 
 Level 1: one sum or difference of two-digit numbers. Level 2: a product and a sum.
 Level 3: a two-step word problem. Level 4: a three-step word problem with larger numbers.
+Level 5: level 3 with larger numbers than it is trained on.
 
 Sums are worked column by column from the right (`47+85:7+5=12,4+8+1=13=132`), as children write
 them: each column is a fact that a small model can know, where the whole sum is not.
@@ -76,8 +77,10 @@ def _product_and_sum(rng: random.Random, level: int) -> Question:
 def _two_steps(rng: random.Random, level: int) -> Question:
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     a, b = rng.randint(3, 19), rng.randint(2, 9)
-    product = a * b
     c = rng.randint(2, 60)
+    if level == 5:
+        a, c = a + 20, c + 60
+    product = a * b
     if rng.random() < 0.5:
         text = f"{name} buys {a} boxes of {b} {thing} and finds {c} more. How many {thing}?"
         steps = [(f"{a}*{b}", product), (f"{product}+{c}", product + c)]
@@ -114,9 +117,9 @@ def _three_steps(rng: random.Random, level: int) -> Question:
     return _question("times-as-many", level, (a, b, c, d), text, steps)
 
 
-_BY_LEVEL = {1: _sum, 2: _product_and_sum, 3: _two_steps, 4: _three_steps}
+_BY_LEVEL = {1: _sum, 2: _product_and_sum, 3: _two_steps, 4: _three_steps, 5: _two_steps}
 
 
 def generate(rng: random.Random, level: int) -> Question:
-    """Draw one mathematics question of the level (1 to 4)."""
+    """Draw one mathematics question of the level (1 to 5)."""
     return _BY_LEVEL[level](rng, level)

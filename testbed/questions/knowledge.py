@@ -1,10 +1,10 @@
-"""Questions over a generated but fixed knowledge base, one- and two-hop.
+"""Questions over a generated but fixed knowledge base, of one to three hops.
 
 Level 1: one fact, asked forwards. Level 2: one fact, asked backwards. Level 3: two facts chained
-forwards. Level 4: two facts, the first of them backwards.
+forwards. Level 4: two facts, the first of them backwards. Level 5: three, the first backwards.
 
 A one-hop question is held out as (fact, wording): the fact is seen in training in other words. A
-two-hop question is held out as the chain itself, in every wording.
+longer one is held out as the chain itself, in every wording.
 """
 
 from __future__ import annotations
@@ -175,6 +175,14 @@ BACKWARD_CHAINS: tuple[tuple[str, str], ...] = (
     ("river", "export"),
     ("ruler", "capital"),
 )
+THREE_HOPS: tuple[tuple[str, str, str], ...] = (
+    ("capital", "ruler", "job"),
+    ("capital", "ruler", "color"),
+    ("river", "ruler", "job"),
+    ("river", "ruler", "color"),
+    ("river", "capital", "mayor"),
+    ("ruler", "capital", "mayor"),
+)
 _CHAIN_WORDINGS = (
     "What is the {r2} of the {r1} of {s}?",
     "Name the {r2} of the {r1} of {s}.",
@@ -182,6 +190,10 @@ _CHAIN_WORDINGS = (
 _BACKWARD_CHAIN_WORDINGS = (
     "What is the {r2} of the country with {r1} {o}?",
     "Name the {r2} of the country whose {r1} is {o}.",
+)
+_THREE_HOP_WORDINGS = (
+    "What is the {r3} of the {r2} of the country with {r1} {o}?",
+    "Name the {r3} of the {r2} of the country whose {r1} is {o}.",
 )
 
 
@@ -304,9 +316,32 @@ def _backward_chain(rng: random.Random, level: int) -> Question:
     )
 
 
-_BY_LEVEL = {1: _forward, 2: _backward, 3: _chain, 4: _backward_chain}
+def _three_hops(rng: random.Random, level: int) -> Question:
+    base = knowledge_base()
+    first, second, third = rng.choice(THREE_HOPS)
+    country = rng.choice(base.subjects(first))
+    known = base.facts[first][country]
+    middle = base.facts[second][country]
+    answer = base.facts[third][middle]
+    wording = rng.choice(_THREE_HOP_WORDINGS)
+    return Question(
+        domain="knowledge",
+        kind=f"{first}-inverse-{second}-{third}",
+        level=level,
+        key=f"knowledge/{first}-inverse/{second}/{third}/{known}",
+        text=wording.format(r1=first, r2=second, r3=third, o=known),
+        steps=(
+            (f"{first} {known} of", country),
+            (f"{second} of {country}", middle),
+            (f"{third} of {middle}", answer),
+        ),
+        answer=answer,
+    )
+
+
+_BY_LEVEL = {1: _forward, 2: _backward, 3: _chain, 4: _backward_chain, 5: _three_hops}
 
 
 def generate(rng: random.Random, level: int) -> Question:
-    """Draw one knowledge question of the level (1 to 4)."""
+    """Draw one knowledge question of the level (1 to 5)."""
     return _BY_LEVEL[level](rng, level)

@@ -12,7 +12,9 @@ Domain = Literal["mathematics", "knowledge", "symbolic"]
 Split = Literal["train", "held-out"]
 
 DOMAINS: tuple[Domain, ...] = ("mathematics", "knowledge", "symbolic")
-LEVELS = (1, 2, 3, 4)
+LEVELS = (1, 2, 3, 4, 5)
+TRAINING_LEVELS = LEVELS[:-1]
+"""The last level is larger than anything that models are trained on."""
 
 
 @dataclass(frozen=True, slots=True)

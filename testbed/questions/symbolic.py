@@ -1,6 +1,6 @@
 """Symbolic reasoning: last letters, coin flips, sorting, reversal, boolean expressions.
 
-The level (1 to 4) sets the size: words, people, letters or operators.
+The level (1 to 5) sets the size: words, people, letters or operators.
 """
 
 from __future__ import annotations
@@ -98,5 +98,5 @@ _KINDS = (_last_letters, _coin, _sorting, _reversal, _boolean)
 
 
 def generate(rng: random.Random, level: int) -> Question:
-    """Draw one symbolic question of the level (1 to 4)."""
+    """Draw one symbolic question of the level (1 to 5)."""
     return rng.choice(_KINDS)(rng, level)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from testbed.questions.collaboration import Example, draw
-from testbed.questions.question import LEVELS
+from testbed.questions.question import TRAINING_LEVELS
 from testbed.questions.sampling import sample
 from testbed.training.recipes import Recipe, Shares
 from testbed.training.vocabulary import BOS, EOS, CharacterVocabulary, SubwordVocabulary, Vocabulary
@@ -36,7 +36,7 @@ class Batch:
 def draw_example(rng: random.Random, recipe: Recipe, shares: Shares) -> Example:
     """Draw one example of the recipe's mix; only training questions are ever drawn."""
     (domain,) = rng.choices(list(shares), weights=list(shares.values()))
-    (level,) = rng.choices(LEVELS, weights=recipe.level_weights)
+    (level,) = rng.choices(TRAINING_LEVELS, weights=recipe.level_weights)
     question = sample(rng, domain, level, "train")
     return draw(rng, question, expert=domain in recipe.experts)
 

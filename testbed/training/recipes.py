@@ -88,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
             # Facts letter by letter are learnt last: the second cycle is mostly they.
             cycles=(
                 Cycle(7_000_000, {"mathematics": 0.4, "knowledge": 0.32, "symbolic": 0.28}),
-                Cycle(6_000_000, {"mathematics": 0.2, "knowledge": 0.6, "symbolic": 0.2}),
+                Cycle(3_500_000, {"mathematics": 0.2, "knowledge": 0.6, "symbolic": 0.2}),
             ),
             experts=DOMAINS,
             seed=14,

@@ -32,7 +32,7 @@ def test_no_held_out_question_is_ever_trained_on() -> None:
     rng = random.Random(1)
     for recipe in RECIPES.values():
         for _ in range(800):
-            prompt = draw_example(rng, recipe).prompt
+            prompt = draw_example(rng, recipe, recipe.cycles[0].shares).prompt
             assert prompt.split("\n")[0] not in asked
 
 
