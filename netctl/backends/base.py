@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from netctl.capabilities import Capabilities
 from netctl.conditions import LinkConditions
@@ -58,6 +59,9 @@ class LinkBackend(Protocol):
 
     def plan(self, spec: LinkSpec) -> LinkPlan:
         """Plan a link; raises UnsupportedConditionError for what cannot be represented."""
+
+    def differences(self, spec: LinkSpec, shown: Sequence[Any]) -> list[str]:
+        """Say how what the plan's `read_back` commands showed differs from what was asked for."""
 
 
 def veth_commands(spec: LinkSpec) -> tuple[Command, ...]:

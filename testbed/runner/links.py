@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from netctl import execute
+from netctl.backends import BACKENDS
 from netctl.backends.base import Command
 from protos.errors import LinkError
 from testbed.runner.plan import BoardPlan, RunPlan
@@ -51,9 +52,12 @@ class Links:
         return counters
 
 
-def read_back(board: BoardPlan) -> list[Any]:
-    """What the kernel says it made of the board's link."""
-    return [execute.run_json(command) for command in board.operations.read_back]
+def read_back(board: BoardPlan, backend: str) -> list[Any]:
+    """What the kernel says it made of the board's link; LinkError where that is something else."""
+    shown = [execute.run_json(command) for command in board.operations.read_back]
+    if wrong := BACKENDS[backend].differences(board.link, shown):
+        raise LinkError(f"the kernel made another link for {board.name}: {'; '.join(wrong)}")
+    return shown
 
 
 async def measure(board: BoardPlan, probes: int) -> dict[str, Any]:

@@ -170,7 +170,7 @@ async def _run(
                 epoch=1,
                 kind=board.entry.link.kind,
                 conditions=conditions,
-                kernel=link_operations.read_back(board),
+                kernel=link_operations.read_back(board, plan.backend),
             )
         progress.stage("measuring the links")
         await _measure_links(plan, log, progress)

@@ -59,7 +59,7 @@ def measured_link(backend: str, conditions: LinkConditions, result: Path) -> dic
 
     def use(board: BoardPlan) -> dict[str, Any]:
         measured = asyncio.run(links.measure(board, probes=1000))
-        return {"measured": measured, "read_back": links.read_back(board)}
+        return {"measured": measured, "read_back": links.read_back(board, backend)}
 
     found: dict[str, Any] = on_link(backend, conditions, result, use)
     return found
