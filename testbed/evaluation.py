@@ -144,7 +144,8 @@ def card(file_name: str, entry: dict[str, Any]) -> str:
         "- meant for studying collaboration between models over radio links, and for nothing else",
         "",
         f"Exact-match accuracy on {QUESTIONS_PER_DOMAIN} held-out questions of each domain (greedy, by"
-        " llama.cpp), with 95 % Wilson intervals; levels 1 (easy) to 4 (hard); level 5 is larger than what was trained on:",
+        " llama.cpp), with 95 % Wilson intervals; levels 1 (easy) to 4 (hard); level 5 is larger than"
+        " what was trained on:",
         "",
         "| domain | accuracy | 95 % | level 1 | 2 | 3 | 4 | 5 | calibration error |",
         "|---|---|---|---|---|---|---|---|---|",
