@@ -93,7 +93,7 @@ def _show_plan(plan: RunPlan, console: Console) -> None:
 def _show_summary(figures: dict[str, object], console: Console) -> None:
     table = Table(title="Result")
     for column in ("", "questions", "accuracy", "in cloud", "median", "p95", "link"):
-        table.add_column(column, justify="left" if column == "" else "right")
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for section in ("by_device", "by_place"):
         rows = figures[section]
         assert isinstance(rows, list)
