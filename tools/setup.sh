@@ -36,7 +36,11 @@ for program in python3 cc c++ ip tc nsenter "$@"; do
 done
 if command -v python3 >/dev/null 2>&1; then
     python3 -c 'import ensurepip' 2>/dev/null || need python3-venv
-    [ -n "$(python3 -c 'import os, sysconfig; p = sysconfig.get_paths()["include"] + "/Python.h"; print(p if os.path.exists(p) else "")')" ] || need python3-dev
+    python3 -c 'import os, sysconfig; os.stat(sysconfig.get_paths()["include"] + "/Python.h")' 2>/dev/null ||
+        need python3-dev
+else
+    need python3-venv
+    need python3-dev
 fi
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi
