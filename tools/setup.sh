@@ -56,7 +56,7 @@ if [ -n "$missing" ]; then
 fi
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed; this is $(python3 --version)"
-if ! .venv/bin/python -c '' 2>/dev/null; then
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
     say "making .venv"
     rm -rf .venv
     python3 -m venv .venv
