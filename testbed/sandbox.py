@@ -75,7 +75,13 @@ def _helper(body: Callable[[], int]) -> int:
 def _first_process(body: Callable[[], int]) -> int:
     linux.die_with_parent(signal.SIGKILL)
     try:
-        linux.make_mounts_private()
+        try:
+            linux.make_mounts_private()
+        except OSError as error:
+            raise LinkError(
+                f"{error}: / is no mount point here (a chroot?); `mount --bind ROOT ROOT` before "
+                "entering it makes it one"
+            ) from error
         linux.mount("proc", "/proc")
         linux.mount("sysfs", "/sys")
         linux.mount("tmpfs", "/run")
