@@ -46,8 +46,14 @@ def _plan(path: Path) -> RunPlan:
     return plan_run(scenario, choose(scenario.backend, probe()))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _console() -> Console:
+    """A console for people; in a file or a pipe as wide as the tables need."""
     console = Console(soft_wrap=True)
+    return console if console.is_terminal else Console(soft_wrap=True, width=100)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    console = _console()
     plan = _plan(arguments.scenario)
     if arguments.dry_run:
         _show_plan(plan, console)
@@ -93,7 +99,7 @@ def _show_plan(plan: RunPlan, console: Console) -> None:
 def _show_summary(figures: dict[str, object], console: Console) -> None:
     table = Table(title="Result")
     for column in ("", "questions", "accuracy", "in cloud", "median", "p95", "link"):
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "" else "right")
     for section in ("by_device", "by_place"):
         rows = figures[section]
         assert isinstance(rows, list)
@@ -121,7 +127,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    _show_summary(write_report(arguments.folder), Console(soft_wrap=True))
+    _show_summary(write_report(arguments.folder), _console())
     print(arguments.folder / "report.html")
     return 0
 

@@ -89,6 +89,7 @@ RECIPES: dict[str, Recipe] = {
             cycles=(
                 Cycle(7_000_000, {"mathematics": 0.4, "knowledge": 0.32, "symbolic": 0.28}),
                 Cycle(3_500_000, {"mathematics": 0.2, "knowledge": 0.6, "symbolic": 0.2}),
+                Cycle(3_000_000, {"mathematics": 0.35, "knowledge": 0.35, "symbolic": 0.3}),
             ),
             experts=DOMAINS,
             seed=14,
