@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +50,21 @@ def _bare(path: Path, threads: int, prompt: str) -> tuple[float, float]:
     return statistics.median(prefill[1:]), statistics.median(decode[1:])
 
 
-async def _engine(path: Path, threads: int, prompt: str) -> tuple[float, float]:
+def _engine(path: Path, threads: int, prompt: str) -> tuple[float, float]:
+    """Prefill and decode rates (tokens/s) of the engine, as it times itself."""
+    return asyncio.run(_generate(path, threads, prompt))
+
+
+def _alone(
+    measure: Callable[[Path, int, str], tuple[float, float]], path: Path, threads: int, prompt: str
+) -> tuple[float, float]:
+    """Measure in a process of its own: OpenMP's threads of the one would slow the other's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, path, threads, prompt).result()
+
+
+async def _generate(path: Path, threads: int, prompt: str) -> tuple[float, float]:
     engine = Engine(Model(path, context_tokens=1024, threads=threads))
     prefill, decode = [], []
     for _ in range(_REPEATS + 1):
@@ -71,8 +88,8 @@ def run() -> list[Result]:
         ("airloom-cloud", Path("models/airloom-cloud.Q8_0.gguf")),
     ):
         prompt = " ".join(letters)[: _PREFILL_TOKENS if "airloom" in name else None]
-        bare = _bare(path, threads, prompt)
-        engine = asyncio.run(_engine(path, threads, prompt))
+        bare = _alone(_bare, path, threads, prompt)
+        engine = _alone(_engine, path, threads, prompt)
         for what, value, peer_value in zip(("prefill", "decode"), engine, bare, strict=True):
             results.append(
                 Result(

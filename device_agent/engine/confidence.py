@@ -33,19 +33,31 @@ class TokenScore:
     entropy: float
 
 
+_LEAST_LOGIT = np.float32(-80.0)
+"""Below the largest one by more than this, a logit's probability is zero in single precision."""
+
+
 def score_token(logits: NDArray[np.float32], token: int) -> TokenScore:
-    """Score the chosen token under softmax(logits)."""
-    shifted = logits.astype(np.float64) - logits.max()
-    logprobs = shifted - math.log(np.exp(shifted).sum())
-    probabilities = np.exp(logprobs)
-    chosen = probabilities[token]
-    first, second = np.partition(probabilities, -2)[[-1, -2]]
-    rival = second if chosen == first else first
+    """Score the chosen token under softmax(logits); a few passes, for it runs at every token."""
+    shifted = np.maximum(logits - logits.max(), _LEAST_LOGIT)
+    weights = np.exp(shifted)
+    total = float(weights.sum(dtype=np.float64))
+    entropy = math.log(total) - float(np.dot(weights, shifted)) / total
+    logprob = float(shifted[token]) - math.log(total)
+    chosen = float(weights[token])
+    weights[token] = 0.0
     return TokenScore(
-        logprob=float(logprobs[token]),
-        margin=float(chosen - rival),
-        entropy=float(-(probabilities * logprobs).sum()),
+        logprob=logprob,
+        margin=(chosen - float(weights.max())) / total,
+        entropy=max(0.0, entropy),
     )
+
+
+def sample_token(logits: NDArray[np.float32], temperature: float, rng: np.random.Generator) -> int:
+    """Draw from softmax(logits / temperature) by inverting its cumulative distribution."""
+    weights = np.exp((logits - logits.max()) / np.float32(temperature))
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
 def summarise(scores: Sequence[TokenScore]) -> Confidence:

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from device_agent.engine.confidence import Confidence, TokenScore, score_token, summarise
+from device_agent.engine.confidence import (
+    Confidence,
+    TokenScore,
+    sample_token,
+    score_token,
+    summarise,
+)
 from device_agent.engine.model import Model, ModelDescription
 from protos.errors import (
     AirloomError,
@@ -183,8 +189,7 @@ class Engine:
         while len(tokens) < room:
             self._check(job)
             if request.temperature > 0:
-                # The Gumbel-max trick: argmax(logits / T + Gumbel noise) samples softmax(logits / T).
-                token = int((logits / request.temperature + rng.gumbel(size=logits.shape)).argmax())
+                token = sample_token(logits, request.temperature, rng)
             else:
                 token = int(logits.argmax())
             scores.append(score_token(logits, token))
