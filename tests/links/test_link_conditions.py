@@ -22,12 +22,13 @@ from testbed.fidelity import DELAY_TOLERANCE_MS, RATE_TOLERANCE
 CAPABILITIES = probe()
 WORKING = [backend.name for backend in BACKENDS.values() if backend.missing(CAPABILITIES) is None]
 
+# The user-mode kernel sends some 30 Mbit/s at most, and a link must be overfilled to tell its rate.
 CASES = {
     "wifi": LinkConditions(
-        DirectionConditions(30_000_000, 3, 1, 0.001), DirectionConditions(40_000_000, 3, 1, 0.001)
+        DirectionConditions(10_000_000, 3, 1, 0.001), DirectionConditions(15_000_000, 3, 1, 0.001)
     ),
     "lte": LinkConditions(
-        DirectionConditions(8_000_000, 25, 4, 0.002), DirectionConditions(25_000_000, 22, 3, 0.002)
+        DirectionConditions(8_000_000, 25, 4, 0.002), DirectionConditions(12_000_000, 22, 3, 0.002)
     ),
     "edge": LinkConditions(
         DirectionConditions(400_000, 90, 10, 0.04), DirectionConditions(900_000, 80, 10, 0.03)
