@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 TEST_PROGRAMS := $(if $(filter x86_64,$(shell uname -m)),linux.uml insmod)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo:  ## set up, then run the quickstart scenario and write its report
 	@tools/setup.sh testbed
@@ -31,7 +31,7 @@ bench:  ## measure, print a table and write build/bench.json
 	@tools/setup.sh testbed,train,dev
 	@$(PYTHON) -m benchmarks
 
-bench-%:  ## one benchmark: make bench-links, bench-engine, …
+bench-%:  ## one benchmark: make bench-links, bench-model
 	@tools/setup.sh testbed,train,dev
 	@$(PYTHON) -m benchmarks $*
 

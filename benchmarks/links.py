@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.result import Result
 from netctl import execute
 from netctl.backends import BACKENDS, LinkSpec
-from netctl.backends.base import AIR_NAMESPACE, LinkPlan
+from netctl.backends.base import AIR_NAMESPACE, LinkPlan, namespace_commands
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
-from netctl.measure.prober import DirectionMeasurement, measure_directions
 from netctl.measure.prober import Path as ProbePath
+from netctl.measure.prober import measure_directions
 from testbed.sandbox import run_in_sandbox
 
 _DEVICE, _CLOUD = "10.9.0.2", "10.9.0.1"
@@ -45,18 +47,16 @@ def _bare_veth() -> LinkPlan:
     )  # fmt: skip
 
 
-def _on_link(plan: LinkPlan, measure: Callable[[], float]) -> float:
-    """Make the link in a sandbox, measure there, and hand the value out."""
+Figures = TypeVar("Figures")
+
+
+def _on_link(plan: LinkPlan, measure: Callable[[], Figures]) -> Figures:
+    """Make the link in a sandbox, measure there, and hand the figures out (by way of JSON)."""
     with tempfile.NamedTemporaryFile("r", encoding="utf-8") as result:
 
         def body() -> int:
-            for name in (AIR_NAMESPACE, "board", "cloud"):
-                execute.run_all(
-                    [("ip", "netns", "add", name), ("ip", "-n", name, "link", "set", "lo", "up")]
-                )
-            execute.run_all(plan.commands)
-            process = execute.start(plan.process) if plan.process is not None else None
-            execute.run_all(plan.after_process)
+            execute.run_all(namespace_commands((AIR_NAMESPACE, "board", "cloud")))
+            process = execute.make_link(plan)
             Path(result.name).write_text(json.dumps(measure()), encoding="utf-8")
             if process is not None:
                 process.terminate()
@@ -65,8 +65,8 @@ def _on_link(plan: LinkPlan, measure: Callable[[], float]) -> float:
 
         if run_in_sandbox(body) != 0:
             raise SystemExit("a link could not be measured; see above")
-        value: float = json.loads(result.read())
-        return value
+        figures: Figures = json.loads(result.read())
+        return figures
 
 
 def _goodput_bps() -> float:
@@ -97,33 +97,28 @@ def _goodput_bps() -> float:
     return value
 
 
-def _measured(asked: DirectionConditions) -> DirectionMeasurement:
+def _rate_and_delay(asked: DirectionConditions) -> list[float]:
+    """The uplink's rate (bit/s) and delay (ms)."""
     with contextlib.closing(ProbePath(("board", _DEVICE), ("cloud", _CLOUD))) as path:
         (found,) = measure_directions([(path, asked)])
-    return found
-
-
-def _delay_ms(asked: DirectionConditions) -> float:
-    return _measured(asked).delay_ms.value
-
-
-def _rate_bps(asked: DirectionConditions) -> float:
-    rate = _measured(asked).rate_bps
-    return rate.value if rate is not None else float("nan")
+    rate_bps = found.rate_bps.value if found.rate_bps is not None else math.nan
+    return [rate_bps, found.delay_ms.value]
 
 
 def run() -> list[Result]:
     """Measure every backend that works here."""
     capabilities = probe()
     free = DirectionConditions()
-    lte = DirectionConditions(50_000_000, 20.0)
+    rate_bps, delay_ms = 50_000_000, 20.0
+    asked = DirectionConditions(rate_bps, delay_ms)
     results = []
     veth_bps = _on_link(_bare_veth(), _goodput_bps)
     for backend in BACKENDS.values():
         if backend.missing(capabilities) is not None:
             continue
         unshaped = backend.plan(_specification(LinkConditions(free, free)))
-        shaped = backend.plan(_specification(LinkConditions(lte, lte)))
+        shaped = backend.plan(_specification(LinkConditions(asked, asked)))
+        found_bps, found_ms = _on_link(shaped, lambda: _rate_and_delay(asked))
         name = f"links/{backend.name}"
         results += [
             Result(
@@ -135,18 +130,18 @@ def run() -> list[Result]:
             ),
             Result(
                 f"{name}/rate",
-                _on_link(shaped, lambda: _rate_bps(lte)) / 1e6,
+                found_bps / 1e6,
                 "Mbit/s",
                 "asked for",
-                50.0,
+                rate_bps / 1e6,
                 at_least=0.95,
             ),
             Result(
                 f"{name}/delay",
-                _on_link(shaped, lambda: _delay_ms(lte)),
+                found_ms,
                 "ms",
                 "asked for",
-                lte.delay_ms,
+                delay_ms,
                 at_most=1.1,
             ),
         ]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from netctl.backends.base import Command
+from netctl.backends.base import Command, LinkPlan
 from netctl.offloads import switch_off
 from protos.errors import LinkError
 
@@ -62,4 +62,18 @@ def start(command: Command) -> subprocess.Popen[str]:
         process.kill()
         _, errors = process.communicate()
         raise LinkError(f"`{' '.join(command)}` failed: {errors.strip()}")
+    return process
+
+
+def make_link(plan: LinkPlan) -> subprocess.Popen[str] | None:
+    """Carry out a link's plan in its order; return the process that carries it, if one does."""
+    run_all(plan.commands)
+    process = start(plan.process) if plan.process is not None else None
+    try:
+        run_all(plan.after_process)
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.communicate()
+        raise
     return process

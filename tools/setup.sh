@@ -97,7 +97,7 @@ $(tail -n 5 "$log")"
 fi
 
 say "installing airloom[$extras] into .venv"
-"$python" -m pip install -q --disable-pip-version-check "$wheels"/*.whl -c tools/constraints.txt -e ".[$extras]" 2>&1 |
-    grep -v '^WARNING: Location' >&2 || true
+"$python" -m pip install -q --disable-pip-version-check "$wheels"/*.whl -c tools/constraints.txt -e ".[$extras]" >&2 ||
+    fail "pip could not install airloom[$extras]; see above"
 "$python" -c 'import llama_cpp, grpc, pydantic' || fail "the installation is not complete; see above"
 touch "$stamp"

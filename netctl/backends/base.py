@@ -64,6 +64,18 @@ class LinkBackend(Protocol):
         """Say how what the plan's `read_back` commands showed differs from what was asked for."""
 
 
+def namespace_commands(names: Sequence[str]) -> tuple[Command, ...]:
+    """Make network namespaces, each with its loopback up."""
+    return tuple(
+        command
+        for name in names
+        for command in (
+            ("ip", "netns", "add", name),
+            ("ip", "-n", name, "link", "set", "lo", "up"),
+        )
+    )
+
+
 def veth_commands(spec: LinkSpec) -> tuple[Command, ...]:
     """Two veth pairs, device–air and air–cloud, addressed at the outer ends, offloads off."""
     device, cloud = f"{spec.name}-d", f"{spec.name}-c"

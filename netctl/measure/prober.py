@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
@@ -180,17 +180,8 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
     return Estimate(value, value - half, value + half, len(arrivals))
 
 
-@dataclass(frozen=True, slots=True)
-class _Probed:
-    """What single packets tell of a direction."""
-
-    delay_ms: Estimate
-    jitter_ms: float
-    loss: Estimate
-    reordered: int
-
-
-def _probe(path: Path, asked: DirectionConditions, probes: int) -> _Probed:
+def _probe(path: Path, asked: DirectionConditions, probes: int) -> DirectionMeasurement:
+    """Measure all that single packets tell of a direction; that is all but its rate."""
     probe_bytes = _PROBE_PAYLOAD + _UDP_IP_HEADER_BYTES
     transmission_ms = asked.transmission_ms(probe_bytes)
     held_ms = asked.delay_ms + asked.jitter_ms
@@ -209,7 +200,9 @@ def _probe(path: Path, asked: DirectionConditions, probes: int) -> _Probed:
     lost = spaced - len(arrivals) + probes - len(dense)
     delays_ms = [(a.received_ns - a.sent_ns) / 1e6 - transmission_ms for a in arrivals]
     cuts = statistics.quantiles(delays_ms, n=40)
-    return _Probed(
+    return DirectionMeasurement(
+        rate_bps=None,
+        rate_untold=None,
         delay_ms=median_interval(delays_ms),
         jitter_ms=(cuts[-1] - cuts[0]) / 2 / 0.95,
         loss=wilson(lost, spaced + probes),
@@ -237,15 +230,10 @@ def measure_directions(
         probed = list(pool.map(lambda one: _probe(one[0], one[1], probes), directions))
     measured = []
     for (path, asked), found in zip(directions, probed, strict=True):
-        rate_bps, rate_untold = None, None
         if asked.rate_bps is not None:
             try:
-                rate_bps = _rate(path, asked, rate_duration_s)
+                found = replace(found, rate_bps=_rate(path, asked, rate_duration_s))
             except UntoldError as error:
-                rate_untold = str(error)
-        measured.append(
-            DirectionMeasurement(
-                rate_bps, rate_untold, found.delay_ms, found.jitter_ms, found.loss, found.reordered
-            )
-        )
+                found = replace(found, rate_untold=str(error))
+        measured.append(found)
     return measured

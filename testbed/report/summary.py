@@ -64,6 +64,13 @@ def rows_by(events: Iterable[Event], key: Callable[[Event], str]) -> list[Row]:
     return rows
 
 
+def _right_alone(answer: Event) -> bool:
+    """Whether the device itself was right, by the answer it set aside where the cloud answered."""
+    if answer["place"] != "cloud":
+        return bool(answer["correct"])
+    return bool(answer["set_aside"].get("answer", "") == answer["expected"])
+
+
 def against_cards(answers: list[Event], cards: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """What each model's card says of a domain, beside what this run saw of it.
 
@@ -72,10 +79,8 @@ def against_cards(answers: list[Event], cards: dict[str, dict[str, Any]]) -> lis
     """
     seen: dict[tuple[str, str, str, str], list[bool]] = {}
     for answer in answers:
-        own = answer["set_aside"].get("answer", "") if answer["place"] == "cloud" else None
-        correct = answer["correct"] if own is None else own == answer["expected"]
         key = (answer["device"], answer["device_model_sha256"], answer["domain"], "all")
-        seen.setdefault(key, []).append(correct)
+        seen.setdefault(key, []).append(_right_alone(answer))
         if answer["place"] == "cloud":
             key = ("cloud", answer["model_sha256"], answer["domain"], "sent up")
             seen.setdefault(key, []).append(answer["correct"])
@@ -120,9 +125,5 @@ def summary(events: list[Event], cards: dict[str, dict[str, Any]]) -> dict[str, 
 
 def device_alone(answers: list[Event]) -> list[Row]:
     """What each device would have scored without the cloud, from the answers it set aside."""
-    alone = []
-    for answer in answers:
-        own = answer["set_aside"].get("answer", "") if answer["place"] == "cloud" else None
-        correct = answer["correct"] if own is None else own == answer["expected"]
-        alone.append({**answer, "correct": correct})
+    alone = [{**answer, "correct": _right_alone(answer)} for answer in answers]
     return rows_by(alone, lambda e: f"{e['device']} / {e['domain']}")

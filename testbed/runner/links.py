@@ -26,11 +26,9 @@ class Links:
         """Carry out the plan's operations."""
         execute.run_all(plan.namespaces)
         for board in plan.boards:
-            operations = board.operations
-            execute.run_all(operations.commands)
-            if operations.process is not None:
-                self._processes[board.name] = execute.start(operations.process)
-            execute.run_all(operations.after_process)
+            process = execute.make_link(board.operations)
+            if process is not None:
+                self._processes[board.name] = process
 
     def check_running(self) -> None:
         """Raise LinkError where a process that carries a link has ended."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netctl.backends import LinkBackend, LinkPlan, LinkSpec
-from netctl.backends.base import AIR_NAMESPACE, Command
+from netctl.backends.base import AIR_NAMESPACE, Command, namespace_commands
 from netctl.conditions import LinkConditions
 from testbed.questions import Question, held_out
 from testbed.scenario import DeviceEntry, Scenario
@@ -52,13 +52,9 @@ class RunPlan:
 
 def plan_run(scenario: Scenario, backend: LinkBackend) -> RunPlan:
     """Plan a run; raises UnsupportedConditionError where the backend cannot represent a link."""
-    names = [AIR_NAMESPACE, CLOUD, *(device.name for device in scenario.devices)]
-    namespaces: list[Command] = []
-    for name in names:
-        namespaces += [
-            ("ip", "netns", "add", name),
-            ("ip", "-n", name, "link", "set", "lo", "up"),
-        ]
+    namespaces = namespace_commands(
+        [AIR_NAMESPACE, CLOUD, *(device.name for device in scenario.devices)]
+    )
     asked = held_out(
         scenario.questions.count,
         scenario.seed,
@@ -78,7 +74,7 @@ def plan_run(scenario: Scenario, backend: LinkBackend) -> RunPlan:
             seed=scenario.seed * 1000 + index,
         )
         boards.append(BoardPlan(device, spec, backend.plan(spec), tuple(shares[index])))
-    return RunPlan(scenario, backend.name, tuple(namespaces), tuple(boards))
+    return RunPlan(scenario, backend.name, namespaces, tuple(boards))
 
 
 def deal(questions: Sequence[Question], devices: int) -> list[list[Question]]:

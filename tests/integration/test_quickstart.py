@@ -51,6 +51,22 @@ def run_testbed(*arguments: str | Path, timeout_s: float = 120) -> subprocess.Co
     )
 
 
+def run_until(moment: str, path: Path, run: Path) -> subprocess.Popen[str]:
+    """Start a run and return as soon as a line of its progress begins with `moment`."""
+    process = subprocess.Popen(
+        [TESTBED, "run", path, "--out", run],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(moment):
+            return process
+    raise AssertionError(f"the run ended before {moment!r}: {process.communicate()[1]}")
+
+
 def processes_naming(text: str) -> list[str]:
     """The command lines of live processes that mention a text."""
     found = []
@@ -140,17 +156,7 @@ def test_a_scenario_runs_without_root() -> None:
 def test_killing_the_runner_leaves_nothing(tmp_path: Path, moment: str) -> None:
     before = interfaces()
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [TESTBED, "run", scenario(tmp_path, count=30), "--out", run],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if moment in line:
-            break
+    process = run_until(moment, scenario(tmp_path, count=30), run)
     process.kill()
     process.wait(timeout=10)
     deadline_s = time.monotonic() + 10
@@ -158,22 +164,12 @@ def test_killing_the_runner_leaves_nothing(tmp_path: Path, moment: str) -> None:
         assert time.monotonic() < deadline_s, processes_naming(str(run))
         time.sleep(0.05)
     assert interfaces() == before
-    assert not list(Path("/run/netns").glob("math-wifi")) if Path("/run/netns").exists() else True
+    assert not list(Path("/run/netns").glob("math-wifi"))
 
 
 def test_killing_an_agent_is_reported_and_the_run_ends(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [TESTBED, "run", scenario(tmp_path, count=60), "--out", run],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("[  1/"):
-            break
+    process = run_until("[  1/", scenario(tmp_path, count=60), run)
     for victim in psutil.process_iter(["cmdline"]):
         if victim.info["cmdline"][-2:] == ["run", str(run / "know-lte.yaml")]:
             victim.kill()
@@ -186,17 +182,7 @@ def test_killing_an_agent_is_reported_and_the_run_ends(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_a_run_in_good_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [TESTBED, "run", scenario(tmp_path, count=60), "--out", run],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("[  3/"):
-            break
+    process = run_until("[  3/", scenario(tmp_path, count=60), run)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

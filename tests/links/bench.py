@@ -11,7 +11,7 @@ from typing import Any
 
 from netctl import execute
 from netctl.backends import BACKENDS, LinkSpec
-from netctl.backends.base import AIR_NAMESPACE
+from netctl.backends.base import AIR_NAMESPACE, namespace_commands
 from netctl.conditions import LinkConditions
 from testbed.runner import links
 from testbed.runner.plan import BoardPlan
@@ -36,17 +36,12 @@ def on_link(
 
     def body() -> int:
         board = _board(backend, conditions)
-        for name in (AIR_NAMESPACE, "board", "cloud"):
-            execute.run_all(
-                [("ip", "netns", "add", name), ("ip", "-n", name, "link", "set", "lo", "up")]
-            )
-        execute.run_all(board.operations.commands)
+        execute.run_all(namespace_commands((AIR_NAMESPACE, "board", "cloud")))
+        process = execute.make_link(board.operations)
         with contextlib.ExitStack() as stack:
-            if board.operations.process is not None:
-                process = execute.start(board.operations.process)
+            if process is not None:
                 stack.callback(process.communicate, timeout=10)
                 stack.callback(process.terminate)
-            execute.run_all(board.operations.after_process)
             result.write_text(json.dumps(use(board)), encoding="utf-8")
         return 0
 
