@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import links, model
+from benchmarks import links
 from benchmarks.result import Result, show, write
 
-BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"model": model.run, "links": links.run}
+BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"links": links.run}
 
 
 def main() -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
 
-from cloud_agent.config import CloudAgentSettings
+from cloud_agent.config import CloudAgentSettings, ServersSettings
+from cloud_agent.engines.pool import ServerPool
 from cloud_agent.fleet.registry import Registry
 from cloud_agent.fleet.servicer import FleetServicer
 from device_agent.answering import Answerer, deadline_of
-from device_agent.engine import Engine, Model
+from device_agent.chat import ChatModel, EngineChat
+from device_agent.concurrency import first_to_end
+from device_agent.config import AnswerSettings
+from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
 from protos.airloom.v1 import (
@@ -23,7 +28,7 @@ from protos.airloom.v1 import (
     inference_pb2_grpc,
     task_pb2,
 )
-from protos.errors import AirloomError
+from protos.errors import AirloomError, ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +36,8 @@ log = logging.getLogger(__name__)
 class CloudInferenceServicer(InferenceServicer):
     """Answers in the cloud, or hands a task to the device that the request names."""
 
-    def __init__(self, answerer: Answerer, registry: Registry) -> None:
-        super().__init__(answerer.answer, answerer)
+    def __init__(self, answerer: Answerer, registry: Registry, chat: EngineChat | None) -> None:
+        super().__init__(answerer.answer, answerer, chat)
         self._registry = registry
 
     async def Infer(  # noqa: N802
@@ -51,46 +56,73 @@ class CloudInferenceServicer(InferenceServicer):
 
 async def serve(settings: CloudAgentSettings) -> None:
     """Run a cloud agent until SIGTERM or SIGINT."""
-    model = Model(
-        settings.model.path,
-        context_tokens=settings.model.context_tokens,
-        threads=settings.model.threads,
-    )
-    engine = Engine(model, queue_length=settings.model.queue_length)
-    try:
-        answerer = Answerer(
-            engine,
-            settings.model,
-            agent_id=settings.cloud_id,
-            place=task_pb2.PLACE_CLOUD,
-            measure="sequence_probability",
-        )
-        registry = Registry()
-        services = [
-            module.DESCRIPTOR.services_by_name[name].full_name
-            for module, name in ((fleet_pb2, "FleetService"), (inference_pb2, "InferenceService"))
-        ]
-        server = AgentServer(settings.listen, settings.security, services)
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(
-            FleetServicer(
-                registry,
-                answerer,
-                cloud_id=settings.cloud_id,
-                heartbeat_interval_s=settings.heartbeat_interval_s,
-                synchronised_clocks=settings.synchronised_clocks,
-            ),
-            server.server,
-        )
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            CloudInferenceServicer(answerer, registry), server.server
-        )
-        if settings.local_socket is not None:
-            server.listen_locally(settings.local_socket)
-        await server.start()
+    if settings.model is not None:
+        engine = await open_engine(settings.model)
         try:
-            await until_signalled()
+            chat = EngineChat(engine)
+            await _serve(settings, chat, settings.model, chat, [])
         finally:
-            log.info("stopping")
-            await server.stop()
+            await asyncio.to_thread(engine.close)
+    elif settings.engines is not None:
+        pool = _open_pool(settings.engines)
+        try:
+            await _serve(settings, pool, settings.engines, None, [pool.watch()])
+        finally:
+            await pool.close()
+
+
+def _open_pool(settings: ServersSettings) -> ServerPool:
+    try:
+        from cloud_agent.engines.openai_server import OpenAIServer
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"servers are reached with the package {error.name!r}: install airloom[cloud]",
+            field="engines",
+        ) from error
+    return ServerPool(
+        [OpenAIServer(server) for server in settings.servers],
+        check_interval_s=settings.check_interval_s,
+    )
+
+
+async def _serve(
+    settings: CloudAgentSettings,
+    model: ChatModel,
+    answers: AnswerSettings,
+    chat: EngineChat | None,
+    background: list[Coroutine[Any, Any, None]],
+) -> None:
+    answerer = Answerer(
+        model,
+        answers,
+        agent_id=settings.cloud_id,
+        place=task_pb2.PLACE_CLOUD,
+        measure="sequence_probability",
+    )
+    registry = Registry()
+    services = [
+        module.DESCRIPTOR.services_by_name[name].full_name
+        for module, name in ((fleet_pb2, "FleetService"), (inference_pb2, "InferenceService"))
+    ]
+    server = AgentServer(settings.listen, settings.security, services)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(
+        FleetServicer(
+            registry,
+            answerer,
+            cloud_id=settings.cloud_id,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            synchronised_clocks=settings.synchronised_clocks,
+        ),
+        server.server,
+    )
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        CloudInferenceServicer(answerer, registry, chat), server.server
+    )
+    if settings.local_socket is not None:
+        server.listen_locally(settings.local_socket)
+    await server.start()
+    try:
+        await first_to_end(until_signalled(), *background)
     finally:
-        await asyncio.to_thread(engine.close)
+        log.info("stopping")
+        await server.stop()

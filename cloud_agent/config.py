@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from device_agent.config import ModelSettings
+from device_agent.config import AnswerSettings, ModelSettings
 from device_agent.security import TransportSecurity
-from device_agent.yaml_file import Settings
+from device_agent.yaml_file import FilePath, Settings
+
+
+class ServerSettings(Settings):
+    """A server that speaks OpenAI's API."""
+
+    url: str = Field(pattern=r"^https?://", description="with the version: http://host:8000/v1")
+    model: str = Field(description="as the server names it")
+    weight: float = Field(1.0, gt=0, description="its share of the work relative to the others'")
+    timeout_s: float = Field(120.0, gt=0)
+    api_key_file: FilePath | None = Field(None, description="holds the key on its first line")
+
+    def read_api_key(self) -> str:
+        """The key, empty where none is needed."""
+        if self.api_key_file is None:
+            return ""
+        return self.api_key_file.read_text(encoding="utf-8").strip()
+
+
+class ServersSettings(AnswerSettings):
+    """Servers that answer instead of this process."""
+
+    servers: list[ServerSettings] = Field(min_length=1)
+    check_interval_s: float = Field(5.0, gt=0)
 
 
 class CloudAgentSettings(Settings):
@@ -18,8 +41,15 @@ class CloudAgentSettings(Settings):
     local_socket: str | None = Field(
         None, description="path of a Unix socket for operators on this machine"
     )
-    model: ModelSettings
+    model: ModelSettings | None = Field(None, description="the model that this process runs …")
+    engines: ServersSettings | None = Field(None, description="… or the servers that answer")
     heartbeat_interval_s: float = Field(2.0, gt=0)
     synchronised_clocks: bool = Field(
         False, description="the devices' clocks and this one agree (PTP, same machine)"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CloudAgentSettings:
+        if (self.model is None) is (self.engines is None):
+            raise ValueError("exactly one of `model` and `engines` is needed")
+        return self

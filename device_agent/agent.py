@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from device_agent.answering import Answerer, deadline_of
+from device_agent.chat import ChatModel, EngineChat, OnText
 from device_agent.concurrency import first_to_end
 from device_agent.config import DeviceSettings
-from device_agent.engine import Engine, Model
 from device_agent.routing import keeps_own_answer
+from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
 from device_agent.telemetry import publish
@@ -33,10 +33,10 @@ def read_link_epoch(path: Path | None) -> int:
 class DeviceAgent:
     """Answers every task; asks the cloud where it is not sure enough."""
 
-    def __init__(self, settings: DeviceSettings, engine: Engine) -> None:
+    def __init__(self, settings: DeviceSettings, model: ChatModel) -> None:
         self._settings = settings
         self.answerer = Answerer(
-            engine,
+            model,
             settings.model,
             agent_id=settings.device_id,
             place=task_pb2.PLACE_DEVICE,
@@ -59,7 +59,7 @@ class DeviceAgent:
         self,
         task: task_pb2.Task,
         deadline_s: float | None,
-        on_text: Callable[[str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> task_pb2.TaskResult:
         """Answer locally; below the confidence threshold ask the cloud, and say where it was.
 
@@ -100,18 +100,14 @@ class DeviceAgent:
 
 async def serve(settings: DeviceSettings) -> None:
     """Run a device agent until SIGTERM or SIGINT."""
-    model = Model(
-        settings.model.path,
-        context_tokens=settings.model.context_tokens,
-        threads=settings.model.threads,
-    )
-    engine = Engine(model, queue_length=settings.model.queue_length)
+    engine = await open_engine(settings.model)
     try:
-        agent = DeviceAgent(settings, engine)
+        chat = EngineChat(engine)
+        agent = DeviceAgent(settings, chat)
         name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
         server = AgentServer(settings.listen, settings.listen_security, [name])
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(agent.infer, agent.answerer), server.server
+            InferenceServicer(agent.infer, agent.answerer, chat), server.server
         )
         await server.start()
         try:

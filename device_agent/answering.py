@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
-from device_agent.config import ModelSettings
-from device_agent.engine import Completion, Engine, GenerateRequest, ModelDescription
+from device_agent.chat import ChatModel, ChatRequest, Message, OnText, OutputForm
+from device_agent.config import AnswerSettings
+from device_agent.engine import (
+    IMAGE_MARK,
+    AdapterUse,
+    Completion,
+    Confidence,
+    Image,
+    ModelDescription,
+    Sampling,
+)
 from device_agent.prompting import PeerAnswer, compose_question, extract_answer
 from device_agent.routing import confidence_value
 from protos.airloom.v1 import inference_pb2, task_pb2
 from protos.errors import AirloomError, InvalidTaskError
 
 
-def question_of(task: task_pb2.Task) -> str:
-    """Write a task's parts as the text a model reads.
+def question_of(task: task_pb2.Task) -> Message:
+    """Write a task's parts as the message a model reads.
 
     Raises:
         InvalidTaskError: it has no text, or a part that this version cannot read.
     """
     texts: list[str] = []
+    images: list[Image] = []
     peers: list[PeerAnswer] = []
     for index, part in enumerate(task.parts):
         kind = part.WhichOneof("content")
         if kind == "text":
             texts.append(part.text.text)
+        elif kind == "image":
+            texts.append(IMAGE_MARK)
+            images.append(Image(part.image.data))
         elif kind == "evidence":
             texts.append(f"{part.evidence.source}: {part.evidence.text}")
         elif kind == "candidate":
@@ -35,11 +49,43 @@ def question_of(task: task_pb2.Task) -> str:
         else:
             raise InvalidTaskError(
                 f"task {task.task_id!r}: parts[{index}] is {kind or 'empty'}; "
-                "this agent reads text, evidence, candidate and vote parts"
+                "this agent reads text, image, evidence, candidate and vote parts"
             )
-    if not any(text.strip() for text in texts):
+    if not any(text.strip() and text != IMAGE_MARK for text in texts):
         raise InvalidTaskError(f"task {task.task_id!r} has no text part")
-    return compose_question("\n".join(texts), peers)
+    return Message("user", compose_question("\n".join(texts), peers), tuple(images))
+
+
+def sampling_of(task: task_pb2.Task) -> Sampling:
+    """How a task wants its tokens drawn."""
+    wanted = task.sampling
+    return Sampling(
+        temperature=wanted.temperature,
+        top_k=wanted.top_k,
+        top_p=wanted.top_p if wanted.HasField("top_p") else 1.0,
+        min_p=wanted.min_p,
+        seed=wanted.seed,
+    )
+
+
+def form_of(task: task_pb2.Task) -> OutputForm:
+    """What a task wants its answer to look like.
+
+    Raises:
+        InvalidTaskError: the JSON schema is no JSON object.
+    """
+    kind = task.sampling.WhichOneof("form")
+    if kind == "grammar":
+        return OutputForm(grammar=task.sampling.grammar)
+    if kind is None:
+        return OutputForm()
+    try:
+        schema = json.loads(task.sampling.json_schema)
+    except json.JSONDecodeError as error:
+        raise InvalidTaskError(f"task {task.task_id!r}: json_schema: {error}") from None
+    if not isinstance(schema, dict):
+        raise InvalidTaskError(f"task {task.task_id!r}: json_schema must be a JSON object")
+    return OutputForm(json_schema=schema)
 
 
 def deadline_of(task: task_pb2.Task, received_s: float, remaining_s: float | None) -> float | None:
@@ -51,19 +97,19 @@ def deadline_of(task: task_pb2.Task, received_s: float, remaining_s: float | Non
 
 
 class Answerer:
-    """Answers tasks with one engine."""
+    """Answers tasks with one model, here or behind a URL."""
 
     def __init__(
         self,
-        engine: Engine,
-        settings: ModelSettings,
+        model: ChatModel,
+        settings: AnswerSettings,
         *,
         agent_id: str,
         place: task_pb2.Place,
         measure: str,
         link_epoch: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._engine = engine
+        self._model = model
         self._settings = settings
         self._agent_id = agent_id
         self._place = place
@@ -72,31 +118,44 @@ class Answerer:
 
     @property
     def model_info(self) -> inference_pb2.ModelInfo:
-        """The engine's model as a message."""
-        return model_info(self._engine.description)
+        """The model as a message."""
+        return model_info(self._model.description)
+
+    def chat_request(self, task: task_pb2.Task, deadline_s: float | None) -> ChatRequest:
+        """Write a task as a conversation; raises InvalidTaskError."""
+        question = question_of(task)
+        if self._settings.instruction:
+            text = f"{question.text}\n{self._settings.instruction}"
+            question = Message(question.role, text, question.images)
+        return ChatRequest(
+            messages=(question,),
+            task_id=task.task_id,
+            max_tokens=task.sampling.max_tokens or self._settings.max_tokens,
+            sampling=sampling_of(task),
+            stop=tuple(task.sampling.stop),
+            form=form_of(task),
+            adapters=tuple(
+                AdapterUse(use.name, use.scale if use.HasField("scale") else 1.0)
+                for use in task.adapters
+            ),
+            deadline_s=deadline_s,
+        )
 
     async def answer(
         self,
         task: task_pb2.Task,
         deadline_s: float | None,
-        on_text: Callable[[str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> task_pb2.TaskResult:
         """Answer a task; raises AirloomError (deadline, cancellation, overload, bad task)."""
         started_s = time.monotonic()
-        content = question_of(task)
-        if self._settings.instruction:
-            content = f"{content}\n{self._settings.instruction}"
-        request = GenerateRequest(
-            prompt=self._engine.chat_prompt(content),
-            max_tokens=task.sampling.max_tokens or self._settings.max_tokens,
-            temperature=task.sampling.temperature,
-            seed=task.sampling.seed,
-            stop=tuple(task.sampling.stop),
-            deadline_s=deadline_s,
-        )
-        completion = await self._engine.generate(request, on_text)
+        completion = await self._model.chat(self.chat_request(task, deadline_s), on_text)
+        return self.result(task.task_id, completion, started_s)
+
+    def result(self, task_id: str, completion: Completion, started_s: float) -> task_pb2.TaskResult:
+        """Write a completion as a task's result."""
         return task_pb2.TaskResult(
-            task_id=task.task_id,
+            task_id=task_id,
             answer=self._message(completion),
             timing=task_pb2.Timing(
                 queue_ms=completion.queue_ms,
@@ -107,32 +166,37 @@ class Answerer:
         )
 
     def _message(self, completion: Completion) -> task_pb2.Answer:
-        c, d = completion.confidence, self._engine.description
+        c, d = completion.confidence, self._model.description
         marked = extract_answer(completion.text)
         return task_pb2.Answer(
             text=completion.text,
             final_answer=completion.text.strip() if marked is None else marked,
             tokens=task_pb2.TokensPart(
-                token_ids=completion.tokens, logprobs=completion.logprobs, model_sha256=d.sha256
+                token_ids=completion.token_ids, logprobs=completion.logprobs, model_sha256=d.sha256
             ),
-            confidence=task_pb2.Confidence(
-                value=confidence_value(c, self._measure),
-                sequence_probability=c.sequence_probability,
-                mean_logprob=c.mean_logprob,
-                min_margin=c.min_margin,
-                mean_entropy_nats=c.mean_entropy,
-            ),
+            confidence=None if c is None else self._confidence(c),
             provenance=task_pb2.Provenance(
                 agent_id=self._agent_id,
                 place=self._place,
                 model_name=d.name,
                 model_sha256=d.sha256,
                 quantisation=d.quantisation,
+                adapter=",".join(f"{use.name}*{use.scale:g}" for use in completion.adapters),
                 link_epoch=self._link_epoch(),
             ),
             usage=task_pb2.Usage(
-                prompt_tokens=completion.prompt_tokens, completion_tokens=len(completion.tokens)
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
             ),
+        )
+
+    def _confidence(self, confidence: Confidence) -> task_pb2.Confidence:
+        return task_pb2.Confidence(
+            value=confidence_value(confidence, self._measure),
+            sequence_probability=confidence.sequence_probability,
+            mean_logprob=confidence.mean_logprob,
+            min_margin=confidence.min_margin,
+            mean_entropy_nats=confidence.mean_entropy,
         )
 
 
@@ -147,6 +211,7 @@ def model_info(description: ModelDescription) -> inference_pb2.ModelInfo:
         vocabulary_size=description.vocabulary_size,
         context_tokens=description.context_tokens,
         sha256=description.sha256,
+        reads_images=description.reads_images,
     )
 
 

@@ -5,25 +5,59 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+import psutil
 from pydantic import Field, model_validator
 
 from device_agent.security import TransportSecurity
 from device_agent.yaml_file import FilePath, Settings
 
 
-class ModelSettings(Settings):
-    """Which GGUF to run and how."""
+def physical_cores() -> int:
+    """Cores that compute in parallel: a second thread of one adds nothing to matrix products."""
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
-    path: FilePath
-    context_tokens: int = Field(
-        4096, ge=64, description="at most; fewer where the model was trained with fewer"
-    )
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    queue_length: int = Field(64, ge=1)
+
+class AnswerSettings(Settings):
+    """How tasks are put to a model."""
+
     instruction: str = Field(
         "", description="added to every question, for models that must be told the answer's form"
     )
     max_tokens: int = Field(256, ge=1, description="where a task sets no limit")
+
+
+class AdapterFile(Settings):
+    """A LoRA adapter that tasks may name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    path: FilePath
+
+
+class ModelSettings(AnswerSettings):
+    """Which GGUF to run and how; `device-agent doctor` says what suits a board."""
+
+    path: FilePath
+    context_tokens: int = Field(
+        4096, ge=64, description="of each generation, at most; fewer where trained with fewer"
+    )
+    parallel: int = Field(4, ge=1, le=64, description="generations at once")
+    threads: int = Field(default_factory=physical_cores, ge=1)
+    batch_tokens: int = Field(512, ge=16, description="of one pass through the model")
+    stall_ms: float = Field(
+        200.0, gt=0, description="for how long reading a prompt may hold up running generations"
+    )
+    queue_length: int = Field(64, ge=0, description="requests that wait for a place")
+    key_value_type: Literal["f32", "f16", "q8_0", "q4_0"] = Field(
+        "f16", description="of the context's memory; q8_0 halves it"
+    )
+    adapters: list[AdapterFile] = Field(default=[], description="LoRA GGUF files to load")
+    projector: FilePath | None = Field(
+        None, description="multimodal projector (mmproj GGUF) for models that read images"
+    )
+    draft: FilePath | None = Field(
+        None, description="a smaller GGUF with the same vocabulary, to draft tokens ahead"
+    )
+    draft_tokens: int = Field(4, ge=1, le=32, description="drafted at a time")
 
 
 class RoutingSettings(Settings):

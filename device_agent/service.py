@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from device_agent.answering import Answerer, deadline_of
+from device_agent.answering import Answerer, deadline_of, failure
+from device_agent.chat import EngineChat, OnText
+from device_agent.engine import SequenceState
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import AirloomError
 
-OnText = Callable[[str], None]
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_CHUNK_BYTES = 1 << 20
+"""Of a state; gRPC takes messages of up to 4 MiB unless told otherwise."""
 
 
 class Infer(Protocol):
@@ -25,14 +30,16 @@ class Infer(Protocol):
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Thin: reads the deadline, calls `infer`, and writes errors as gRPC statuses."""
+    """Thin: reads the deadline, calls the model, and writes errors as gRPC statuses."""
 
-    def __init__(self, infer: Infer, answerer: Answerer) -> None:
+    def __init__(self, infer: Infer, answerer: Answerer, chat: EngineChat | None) -> None:
+        """`chat` is this process's own engine; None where other servers do the work."""
         self._infer = infer
         self._answerer = answerer
+        self._chat = chat
 
     async def Infer(  # noqa: N802
-        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: inference_pb2.InferRequest, context: Context
     ) -> inference_pb2.InferResponse:
         if request.device_id:
             await context.abort(
@@ -47,25 +54,144 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.InferResponse(result=result)
 
     async def InferStream(  # noqa: N802
-        self, request: inference_pb2.InferStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: inference_pb2.InferStreamRequest, context: Context
     ) -> AsyncIterator[inference_pb2.InferStreamResponse]:
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
-        texts: asyncio.Queue[str | None] = asyncio.Queue()
-        answering = asyncio.ensure_future(self._infer(request.task, deadline_s, texts.put_nowait))
-        answering.add_done_callback(lambda _: texts.put_nowait(None))
+        events = _text_then_result(
+            lambda on_text: self._infer(request.task, deadline_s, on_text), context
+        )
+        async for event in events:
+            if isinstance(event, str):
+                yield inference_pb2.InferStreamResponse(text=event)
+            else:
+                yield inference_pb2.InferStreamResponse(result=event)
+
+    async def InferBatch(  # noqa: N802
+        self, request: inference_pb2.InferBatchRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.InferBatchResponse]:
+        received_s, remaining_s = time.monotonic(), context.time_remaining()
+
+        async def answer(task: task_pb2.Task) -> task_pb2.TaskResult:
+            try:
+                return await self._infer(task, deadline_of(task, received_s, remaining_s))
+            except AirloomError as error:
+                return failure(task.task_id, error)
+
+        answering = [asyncio.ensure_future(answer(task)) for task in request.tasks]
         try:
-            while (text := await texts.get()) is not None:
-                yield inference_pb2.InferStreamResponse(text=text)
-            yield inference_pb2.InferStreamResponse(result=await answering)
+            for done in asyncio.as_completed(answering):
+                yield inference_pb2.InferBatchResponse(result=await done)
+        finally:
+            for one in answering:
+                one.cancel()
+
+    async def Suspend(  # noqa: N802
+        self, request: inference_pb2.SuspendRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.SuspendResponse]:
+        chat = await self._own_engine(context)
+        try:
+            state = (await chat.suspend(request.task_id)).to_bytes()
         except AirloomError as error:
             await context.abort(error.status, str(error))
-        finally:
-            answering.cancel()
+        for start in range(0, len(state), _CHUNK_BYTES):
+            yield inference_pb2.SuspendResponse(chunk=state[start : start + _CHUNK_BYTES])
+
+    async def Resume(  # noqa: N802
+        self, request_iterator: AsyncIterator[inference_pb2.ResumeRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.ResumeResponse]:
+        started_s = time.monotonic()
+        chat = await self._own_engine(context)
+        task_id, parts = "", []
+        async for request in request_iterator:
+            task_id = task_id or request.task_id
+            parts.append(request.chunk)
+
+        async def resume(on_text: OnText) -> task_pb2.TaskResult:
+            state = SequenceState.from_bytes(b"".join(parts))
+            completion = await chat.resume(task_id, state, on_text)
+            return self._answerer.result(task_id, completion, started_s)
+
+        async for event in _text_then_result(resume, context):
+            if isinstance(event, str):
+                yield inference_pb2.ResumeResponse(text=event)
+            else:
+                yield inference_pb2.ResumeResponse(result=event)
+
+    async def Embed(  # noqa: N802
+        self, request: inference_pb2.EmbedRequest, context: Context
+    ) -> inference_pb2.EmbedResponse:
+        chat = await self._own_engine(context)
+        try:
+            embedded = await chat.engine.embed(request.texts)
+        except AirloomError as error:
+            await context.abort(error.status, str(error))
+        return inference_pb2.EmbedResponse(
+            embeddings=[
+                inference_pb2.Embedding(values=vector.tolist(), tokens=tokens)
+                for vector, tokens in embedded
+            ]
+        )
+
+    async def Tokenize(  # noqa: N802
+        self, request: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        model = (await self._own_engine(context)).engine.model
+        tokens = model.tokenize(request.text)
+        return inference_pb2.TokenizeResponse(
+            token_ids=tokens, pieces=[model.pieces[token] for token in tokens]
+        )
 
     async def DescribeModel(  # noqa: N802
-        self,
-        request: inference_pb2.DescribeModelRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: inference_pb2.DescribeModelRequest, context: Context
     ) -> inference_pb2.DescribeModelResponse:
         del request, context
         return inference_pb2.DescribeModelResponse(model=self._answerer.model_info)
+
+    async def ListModels(  # noqa: N802
+        self, request: inference_pb2.ListModelsRequest, context: Context
+    ) -> inference_pb2.ListModelsResponse:
+        del request, context
+        return inference_pb2.ListModelsResponse(models=[self._answerer.model_info])
+
+    async def ListAdapters(  # noqa: N802
+        self, request: inference_pb2.ListAdaptersRequest, context: Context
+    ) -> inference_pb2.ListAdaptersResponse:
+        del request, context
+        adapters = () if self._chat is None else self._chat.engine.adapters
+        return inference_pb2.ListAdaptersResponse(
+            adapters=[
+                inference_pb2.AdapterInfo(
+                    name=adapter.name,
+                    size_bytes=adapter.size_bytes,
+                    sha256=adapter.sha256,
+                    invocation_token_ids=adapter.invocation,
+                )
+                for adapter in adapters
+            ]
+        )
+
+    async def _own_engine(self, context: Context) -> EngineChat:
+        if self._chat is None:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "this agent's answers come from other servers: ask those",
+            )
+        return self._chat
+
+
+async def _text_then_result(
+    run: Callable[[OnText], Awaitable[task_pb2.TaskResult]], context: Context
+) -> AsyncIterator[str | task_pb2.TaskResult]:
+    """Yield text as it comes and then the result; stops the work when the caller leaves."""
+    texts: asyncio.Queue[str | None] = asyncio.Queue()
+    running = asyncio.ensure_future(run(texts.put_nowait))
+    running.add_done_callback(lambda _: texts.put_nowait(None))
+    try:
+        while (text := await texts.get()) is not None:
+            if text:
+                yield text
+        yield await running
+    except AirloomError as error:
+        await context.abort(error.status, str(error))
+    finally:
+        running.cancel()

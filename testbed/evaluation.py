@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from device_agent.engine import Engine, GenerateRequest, Model
+from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
 from device_agent.prompting import compose_question, extract_answer
 from netctl.measure.statistics import wilson
 from testbed.questions import DOMAINS, Question, held_out, sample
@@ -56,7 +56,10 @@ def expected_calibration_error(scored: Sequence[Scored]) -> float:
 
 
 async def _complete(engine: Engine, content: str) -> tuple[str | None, float]:
-    completion = await engine.generate(GenerateRequest(engine.chat_prompt(content), max_tokens=200))
+    completion = await engine.generate(
+        GenerateRequest(engine.model.user_prompt(content), max_tokens=200)
+    )
+    assert completion.confidence is not None
     return extract_answer(completion.text), completion.confidence.sequence_probability
 
 
@@ -93,7 +96,7 @@ async def _collaborate(engine: Engine, domain: Any) -> dict[str, float]:
 
 def _engine(path: Path) -> Engine:
     # Models this small gain nothing from a second thread, and lose much on a busy machine.
-    return Engine(Model(path, threads=1))
+    return Engine(Model(path), EngineSettings(threads=1))
 
 
 async def measure(path: Path) -> dict[str, Any]:

@@ -1,7 +1,35 @@
-"""Run quantised models through llama.cpp's low-level API."""
+"""Run quantised models through llama.cpp's low-level API, many requests at once."""
 
 from device_agent.engine.confidence import Confidence
-from device_agent.engine.engine import Completion, Engine, GenerateRequest
+from device_agent.engine.engine import Engine, EngineSettings
+from device_agent.engine.generation import Generation
+from device_agent.engine.handover import SequenceState
 from device_agent.engine.model import Model, ModelDescription
+from device_agent.engine.requests import (
+    IMAGE_MARK,
+    AdapterUse,
+    Completion,
+    Delta,
+    GenerateRequest,
+    Image,
+    Sampling,
+    Token,
+)
 
-__all__ = ["Completion", "Confidence", "Engine", "GenerateRequest", "Model", "ModelDescription"]
+__all__ = [
+    "IMAGE_MARK",
+    "AdapterUse",
+    "Completion",
+    "Confidence",
+    "Delta",
+    "Engine",
+    "EngineSettings",
+    "GenerateRequest",
+    "Generation",
+    "Image",
+    "Model",
+    "ModelDescription",
+    "Sampling",
+    "SequenceState",
+    "Token",
+]

@@ -36,28 +36,42 @@ class TokenScore:
 _LEAST_LOGIT = np.float32(-80.0)
 """Below the largest one by more than this, a logit's probability is zero in single precision."""
 
-
-def score_token(logits: NDArray[np.float32], token: int) -> TokenScore:
-    """Score the chosen token under softmax(logits); a few passes, for it runs at every token."""
-    shifted = np.maximum(logits - logits.max(), _LEAST_LOGIT)
-    weights = np.exp(shifted)
-    total = float(weights.sum(dtype=np.float64))
-    entropy = math.log(total) - float(np.dot(weights, shifted)) / total
-    logprob = float(shifted[token]) - math.log(total)
-    chosen = float(weights[token])
-    weights[token] = 0.0
-    return TokenScore(
-        logprob=logprob,
-        margin=(chosen - float(weights.max())) / total,
-        entropy=max(0.0, entropy),
-    )
+_BLOCK = 1 << 16
+"""Logits scored together: few enough to stay in a small processor's cache."""
 
 
-def sample_token(logits: NDArray[np.float32], temperature: float, rng: np.random.Generator) -> int:
-    """Draw from softmax(logits / temperature) by inverting its cumulative distribution."""
-    weights = np.exp((logits - logits.max()) / np.float32(temperature))
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+def score_tokens(
+    logits: NDArray[np.float32], tokens: NDArray[np.int64]
+) -> tuple[list[TokenScore], NDArray[np.float64]]:
+    """Score the chosen tokens (rows,) under softmax of the logits (rows, vocabulary).
+
+    Returns the scores, and for each row the logarithm of the sum of its exponentials.
+    """
+    scores: list[TokenScore] = []
+    normalisers = np.empty(len(tokens))
+    step = max(1, _BLOCK // logits.shape[1])
+    for start in range(0, len(tokens), step):
+        block = logits[start : start + step]
+        chosen = tokens[start : start + step]
+        rows = np.arange(len(chosen))
+        largest = block.max(axis=1, keepdims=True)
+        shifted = np.maximum(block - largest, _LEAST_LOGIT)
+        weights = np.exp(shifted)
+        totals = weights.sum(axis=1, dtype=np.float64)
+        log_totals = np.log(totals)
+        entropies = log_totals - np.einsum("ij,ij->i", weights, shifted) / totals
+        logprobs = shifted[rows, chosen] - log_totals
+        own = weights[rows, chosen]
+        weights[rows, chosen] = 0.0
+        margins = (own - weights.max(axis=1)) / totals
+        normalisers[start : start + step] = log_totals + largest[:, 0]
+        scores += [
+            TokenScore(logprob, margin, max(0.0, entropy))
+            for logprob, margin, entropy in zip(
+                logprobs.tolist(), margins.tolist(), entropies.tolist(), strict=True
+            )
+        ]
+    return scores, normalisers
 
 
 def summarise(scores: Sequence[TokenScore]) -> Confidence:

@@ -1,30 +1,49 @@
-"""One decode loop on its own thread, fed from a bounded queue.
+"""Many generations at once through one model: a decode loop on a thread of its own.
 
-Cancellation and deadlines take effect before the next token.
+Every pass through the model mixes the next token of each running generation with parts of the
+prompts that are being read. Generations join and leave between passes; cancellation and deadlines
+take effect there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
-import queue
+import functools
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Sequences
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from device_agent.engine.confidence import (
-    Confidence,
-    TokenScore,
-    sample_token,
-    score_token,
-    summarise,
-)
+from device_agent.engine.adapters import BASE, Adapter, Adapters, applies_from
+from device_agent.engine.confidence import TokenScore, score_tokens
+from device_agent.engine.context import Batch, Context, DecodeError, KeyValueType
+from device_agent.engine.embeddings import Embedder
+from device_agent.engine.fairness import PrefillBudget, share_out
+from device_agent.engine.generation import Event, Generation
+from device_agent.engine.grammar import Grammar
+from device_agent.engine.handover import SequenceState
+from device_agent.engine.images import Vision
 from device_agent.engine.model import Model, ModelDescription
+from device_agent.engine.prefix_cache import PrefixCache
+from device_agent.engine.requests import (
+    Alternative,
+    Completion,
+    GenerateRequest,
+    Token,
+)
+from device_agent.engine.sequence import Sequence
+from device_agent.engine.speculative import Drafter, Payoff
+from device_agent.engine.statistics import EngineStatistics, Observer
 from protos.errors import (
     AirloomError,
     CancelledTaskError,
@@ -33,190 +52,698 @@ from protos.errors import (
     OverloadedError,
 )
 
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """What to generate: greedily where `temperature` is 0, else sampled from `seed`."""
 
-    prompt: str
-    max_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    deadline_s: float | None = None
-    """On time.monotonic()'s clock."""
+class EngineFailedError(AirloomError):
+    """The engine met something it was not made for, and has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """What was generated, how surely, and where the time went."""
+class EngineSettings:
+    """How much an engine takes on."""
 
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    prompt_tokens: int
-    confidence: Confidence
-    finished: bool
-    """Whether the model ended by itself (False: `max_tokens` or the context ran out)."""
-    queue_ms: float
-    prefill_ms: float
-    decode_ms: float
+    threads: int
+    parallel: int = 4
+    """Generations at once."""
+    context_tokens: int = 0
+    """Of each generation; 0 is what the model was trained with."""
+    batch_tokens: int = 512
+    """Of one pass."""
+    queue_length: int = 64
+    """Requests that wait while all places are taken."""
+    key_value_type: KeyValueType = "f16"
+    stall_s: float = 0.2
+    """For how long reading a prompt may hold up running generations."""
+    draft_tokens: int = 4
+    """Proposed at a time, where there is a draft model."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    request: GenerateRequest
-    result: Future[Completion]
-    enqueued_s: float
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    on_text: Callable[[str], None] | None = None
+    generation: Generation
+    sequence: Sequence
+    memory: bytes | None = None
+    """Keys and values of a generation that was handed over."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        return self.sequence.request.deadline_s
 
 
 class Engine:
-    """Serve generations one after the other from a queue of at most `queue_length`."""
+    """Serves generations and embeddings from one model."""
 
-    def __init__(self, model: Model, *, queue_length: int = 64) -> None:
-        self._model = model
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(queue_length)
-        self._running: _Job | None = None
-        self._closing = threading.Event()
+    def __init__(
+        self,
+        model: Model,
+        settings: EngineSettings,
+        *,
+        projector: Path | None = None,
+        draft: Model | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.statistics = EngineStatistics()
+        self.adapters = Adapters(model)
+        self._observer = observer
+        self._context = Context(
+            model,
+            sequences=settings.parallel,
+            context_tokens=settings.context_tokens,
+            batch_tokens=settings.batch_tokens,
+            threads=settings.threads,
+            outputs=settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0)),
+            key_value_type=settings.key_value_type,
+        )
+        self._vision = None
+        if projector is not None:
+            self._vision = Vision(model, projector, threads=settings.threads)
+        self._draft_model = draft
+        self._drafter = None
+        if draft is not None:
+            self._drafter = Drafter(
+                draft,
+                model,
+                slots=settings.parallel,
+                context_tokens=self._context.context_tokens,
+                threads=settings.threads,
+            )
+        self._payoff = Payoff()
+        self._batch = Batch(self._context.batch_tokens)
+        self._cache = PrefixCache(settings.parallel)
+        self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
+        self._adapters_in_use = BASE
+        self._served: dict[int, int] = {}
+        self._active: list[_Job] = []
+        self._waiting: deque[_Job] = deque()
+        self._chores: deque[Callable[[], None]] = deque()
+        self._outbox: list[tuple[Generation, Event]] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._closed = False
         self._thread = threading.Thread(target=self._loop, name="decode", daemon=True)
         self._thread.start()
 
+    # What callers on an event loop use.
+
     @property
     def description(self) -> ModelDescription:
-        """The model this engine runs."""
-        return self._model.description
+        """The model as this engine runs it."""
+        return self._description
 
-    def chat_prompt(self, content: str) -> str:
-        """Write a user's message as the model's chat template wants it."""
-        return self._model.chat_prompt(content)
+    @cached_property
+    def _description(self) -> ModelDescription:
+        return replace(
+            self.model.description,
+            context_tokens=self.context_tokens,
+            reads_images=self._vision is not None,
+        )
 
-    def close(self) -> None:
-        """Stop after the current token, answer what is queued with CancelledTaskError, free all."""
-        self._closing.set()
-        # Wakes an idle loop; a loop with work to do sees the event itself.
-        with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(None)
-        self._thread.join()
-        self._model.close()
+    @property
+    def context_tokens(self) -> int:
+        """How long a prompt and its completion may be together."""
+        return self._context.context_tokens
 
     async def generate(
         self, request: GenerateRequest, on_text: Callable[[str], None] | None = None
     ) -> Completion:
-        """Generate one completion; cancelling the coroutine stops the decode loop.
+        """Generate one completion; cancelling the coroutine stops it.
 
         Args:
             request: what to generate.
-            on_text: called on the event loop with each piece of text as it is decoded.
+            on_text: called with each piece of text as it is decoded.
 
         Raises:
             OverloadedError: the queue is full.
             DeadlineExceededError: the deadline passed while queued or while decoding.
-            InvalidTaskError: the prompt does not fit the context.
+            InvalidTaskError: the request cannot be met by this model.
         """
-        loop = asyncio.get_running_loop()
-
-        def relay(text: str) -> None:
+        generation = await self.start(request, stream=on_text is not None)
+        try:
             if on_text is not None:
-                loop.call_soon_threadsafe(on_text, text)
-
-        job = _Job(request, Future(), time.monotonic(), on_text=relay if on_text else None)
-        if self._closing.is_set():
-            raise CancelledTaskError("the engine is closing")
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise OverloadedError(
-                f"{self._jobs.maxsize} generations are queued already; try again later"
-            ) from None
-        try:
-            return await asyncio.wrap_future(job.result)
+                async for delta in generation:
+                    on_text(delta.text)
+            return await generation.completion()
         finally:
-            job.cancelled.set()
+            generation.cancel()
+
+    async def start(self, request: GenerateRequest, *, stream: bool = True) -> Generation:
+        """Queue a generation; raises as `generate` does, before anything is queued."""
+        sequence = await self._prepare(request)
+        return self._enqueue(_Job(Generation(asyncio.get_running_loop(), stream=stream), sequence))
+
+    async def resume(self, state: SequenceState, *, stream: bool = True) -> Generation:
+        """Go on with a generation that was suspended in another engine.
+
+        Raises:
+            InvalidTaskError: it belongs to another model, cache layout or adapter file.
+        """
+        self._check_open()
+        self._check_fits(state)
+        adapters = self.adapters.resolve(state.request.adapters)
+        sequence = Sequence(
+            model=self.model,
+            request=state.request,
+            tokens=list(state.tokens[: state.prompt_tokens]),
+            context_tokens=self.context_tokens,
+            adapters=adapters,
+            adapters_from=applies_from(adapters, state.tokens[: state.prompt_tokens]),
+            grammar=self._grammar(state.request),
+            draws=state.draws,
+        )
+        sequence.replay(state.generated, state.scores)
+        sequence.position = state.position
+        generation = Generation(asyncio.get_running_loop(), stream=stream)
+        return self._enqueue(_Job(generation, sequence, state.memory))
+
+    async def embed(self, texts: Sequences[str]) -> list[tuple[NDArray[np.float32], int]]:
+        """Embed texts; for each a vector (width,) of length 1 and the number of its tokens."""
+        results = []
+        for text in texts:
+            self._check_open()
+            tokens = self.model.tokenize(text)
+            vector = await self._on_thread(functools.partial(self._embed, tokens))
+            results.append((vector, len(tokens)))
+        return results
+
+    async def load_adapter(self, name: str, path: Path) -> Adapter:
+        """Load a LoRA file, between two passes."""
+        return await self._on_thread(lambda: self.adapters.load(name, path))
+
+    def close(self) -> None:
+        """Stop after the current pass, answer all with CancelledTaskError, free everything.
+
+        A second call does nothing.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        if self._drafter is not None:
+            self._drafter.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
+        if self._vision is not None:
+            self._vision.close()
+        if "_embedder" in self.__dict__:
+            self._embedder.close()
+        self._context.close()
+        self.model.close()
+
+    # From a request to a job.
+
+    def _check_open(self) -> None:
+        # What is closed has freed its memory: not even a tokenizer is left.
+        if self._closing:
+            raise CancelledTaskError("the engine is closing")
+
+    async def _prepare(self, request: GenerateRequest) -> Sequence:
+        self._check_open()
+        if request.images:
+            if self._vision is None:
+                raise InvalidTaskError(
+                    f"{self.description.name} reads text only: no projector (mmproj) is configured "
+                    "for it"
+                )
+            if not isinstance(request.prompt, str):
+                raise InvalidTaskError("a prompt of token ids cannot hold images")
+            vision, prompt = self._vision, request.prompt
+            tokens, images = await asyncio.to_thread(vision.read, prompt, request.images)
+        else:
+            tokens, images = self._tokens(request), ()
+        if not tokens:
+            raise InvalidTaskError("the prompt has no tokens")
+        if len(tokens) >= self.context_tokens:
+            raise InvalidTaskError(
+                f"the prompt has {len(tokens)} tokens, the model's context only "
+                f"{self.context_tokens}"
+            )
+        if request.max_tokens < 1:
+            raise InvalidTaskError(f"max_tokens is {request.max_tokens}; at least 1 is needed")
+        for token in request.sampling.logit_bias:
+            self._check_token(token, "logit_bias")
+        adapters = self.adapters.resolve(request.adapters)
+        return Sequence(
+            model=self.model,
+            request=request,
+            tokens=tokens,
+            context_tokens=self.context_tokens,
+            adapters=adapters,
+            adapters_from=applies_from(adapters, tokens),
+            images=images,
+            grammar=self._grammar(request),
+        )
+
+    def _tokens(self, request: GenerateRequest) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self.model.tokenize(request.prompt)
+        for token in request.prompt:
+            self._check_token(token, "the prompt")
+        return list(request.prompt)
+
+    def _check_token(self, token: int, where: str) -> None:
+        if not 0 <= token < self.model.vocabulary_size:
+            raise InvalidTaskError(
+                f"{where} has token {token}; the vocabulary ends at {self.model.vocabulary_size - 1}"
+            )
+
+    def _grammar(self, request: GenerateRequest) -> Grammar | None:
+        return None if request.grammar is None else Grammar(self.model, request.grammar)
+
+    def _check_fits(self, state: SequenceState) -> None:
+        if state.model_sha256 != self.description.sha256:
+            raise InvalidTaskError(
+                f"the state is of a model with SHA-256 {state.model_sha256[:16]}…, this engine runs "
+                f"{self.description.sha256[:16]}…"
+            )
+        if state.layout != self._context.layout:
+            raise InvalidTaskError(
+                f"the state's keys and values are {state.layout}, this engine's {self._context.layout}"
+            )
+        if len(state.tokens) >= self.context_tokens:
+            raise InvalidTaskError(
+                f"the state has {len(state.tokens)} tokens, this engine's context only "
+                f"{self.context_tokens}"
+            )
+        for name, sha256 in state.adapter_sha256.items():
+            if self.adapters.get(name).sha256 != sha256:
+                raise InvalidTaskError(f"the state's adapter {name!r} is another file than here")
+
+    def _enqueue(self, job: _Job) -> Generation:
+        with self._changed:
+            self._check_open()
+            free = self.settings.parallel - len(self._active)
+            if len(self._waiting) - free >= self.settings.queue_length:
+                raise OverloadedError(
+                    f"{self.settings.queue_length} generations are queued already; try again later"
+                )
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.generation
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        """Have something done on the engine's thread, between two passes."""
+        future: Future[T] = Future()
+
+        def chore() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except AirloomError as error:
+                future.set_exception(error)
+
+        with self._changed:
+            self._check_open()
+            self._chores.append(chore)
+            self._changed.notify()
+        return await asyncio.wrap_future(future)
+
+    # The engine's thread.
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.model, threads=self.settings.threads)
 
     def _loop(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._closing.is_set():
-            self._finish(job)
-        while True:
-            if job is not None:
-                self._fail(job, CancelledTaskError("the engine is closing"))
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
+        reason: AirloomError = CancelledTaskError("the engine is closing")
+        try:
+            self._serve()
+        except Exception as error:
+            # A defect of ours must not leave anybody waiting.
+            log.exception("the engine failed")
+            reason = EngineFailedError(f"the engine failed: {type(error).__name__}: {error}")
+        with self._changed:
+            self._closing = True
+            leaving = [*self._active, *self._waiting]
+            self._active, self._waiting = [], deque()
+            chores, self._chores = self._chores, deque()
+        for job in leaving:
+            self._end(job, reason)
+        self._send()
+        # What was asked of the thread is done even now: somebody waits for it.
+        for chore in chores:
+            chore()
 
-    def _finish(self, job: _Job) -> None:
-        # `set_running_or_notify_cancel` is False where the caller has gone already.
-        if not job.result.set_running_or_notify_cancel():
+    def _embed(self, tokens: list[int]) -> NDArray[np.float32]:
+        return self._embedder.embed(tokens)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._active or self._chores or self._closing):
+                    self._changed.wait()
+                if self._closing:
+                    return
+            if self._chores:
+                self._chores.popleft()()
+            self._drop_unwanted()
+            self._admit()
+            if self._active:
+                self._pass()
+            self._send()
+            self.statistics.waiting, self.statistics.running = (
+                len(self._waiting),
+                len(self._active),
+            )
+
+    def _send(self) -> None:
+        """Hand the events over, in one call for each event loop."""
+        outbox, self._outbox = self._outbox, []
+        while outbox:
+            loop = outbox[0][0].loop
+            mine = [event for event in outbox if event[0].loop is loop]
+            outbox = [event for event in outbox if event[0].loop is not loop]
+            # A loop that is closed has nobody waiting on it.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_deliver, mine)
+
+    def _end(self, job: _Job, event: Completion | SequenceState | AirloomError) -> None:
+        """Let a job leave; the caller has taken it off the lists."""
+        sequence = job.sequence
+        if sequence.grammar is not None:
+            sequence.grammar.close()
+        if sequence.slot.index >= 0:
+            length = min(sequence.remembered, sequence.position)
+            if length < sequence.position + sequence.position_shift:
+                self._context.trim(sequence.slot.index, length)
+            self._cache.release(sequence.slot, sequence.keys(length))
+        outcome = type(event).__name__
+        if isinstance(event, Completion):
+            outcome = event.finish_reason
+            if self._observer is not None:
+                self._observer.completed(event)
+        self.statistics.outcomes[outcome] += 1
+        self._outbox.append((job.generation, event))
+
+    def _drop_unwanted(self) -> None:
+        now_s = time.monotonic()
+        for jobs in (self._active, self._waiting):
+            for job in list(jobs):
+                event: SequenceState | AirloomError
+                if job.generation.cancelled:
+                    event = CancelledTaskError("the generation was cancelled")
+                elif job.deadline_s is not None and now_s >= job.deadline_s:
+                    event = DeadlineExceededError(
+                        "the deadline passed before the generation was done"
+                    )
+                elif job.generation.suspending and jobs is self._active:
+                    event = self._suspended(job.sequence)
+                else:
+                    continue
+                with self._changed:
+                    jobs.remove(job)
+                self._end(job, event)
+
+    def _suspended(self, sequence: Sequence) -> SequenceState | AirloomError:
+        if sequence.images:
+            return InvalidTaskError("a generation that has read images cannot be handed over")
+        return SequenceState(
+            model_sha256=self.description.sha256,
+            layout=self._context.layout,
+            adapter_sha256={
+                use.name: self.adapters.get(use.name).sha256 for use in sequence.adapters.uses
+            },
+            request=sequence.request,
+            tokens=tuple(sequence.tokens),
+            prompt_tokens=sequence.prompt_tokens,
+            position=sequence.position,
+            draws=sequence.draws,
+            generated=tuple(sequence.generated),
+            scores=tuple(sequence.scores),
+            memory=self._context.export_state(sequence.slot.index),
+        )
+
+    def _admit(self) -> None:
+        """Give waiting jobs the places that are free, first come, first served."""
+        while self._waiting and self._cache.has_room:
+            with self._changed:
+                job = self._waiting.popleft()
+                self._active.append(job)
+            sequence = job.sequence
+            sequence.timing.started_s = sequence.timing.started_s or time.monotonic()
+            if job.memory is not None:
+                self._take_over(job, job.memory)
+                continue
+            keys = sequence.keys(len(sequence.tokens))
+            place = self._cache.place(keys)
+            reused, slot = place.reused, place.slot
+            if place.source is not slot:
+                self._context.forget(slot.index)
+                self._context.copy(place.source.index, slot.index)
+            if not self._context.trim(slot.index, reused):
+                # Recurrent memories cannot be cut: all is read anew.
+                self._context.forget(slot.index)
+                reused = 0
+            sequence.slot, sequence.position, sequence.cached_tokens = slot, reused, reused
+            self.statistics.cached_tokens += reused
+            self._cache.occupy(slot, keys, reused)
+
+    def _take_over(self, job: _Job, memory: bytes) -> None:
+        sequence = job.sequence
+        keys = sequence.keys(sequence.position)
+        slot = self._cache.place(np.full(1, -1)).slot
+        self._cache.occupy(slot, keys, len(keys))
+        sequence.slot = slot
+        self._context.forget(slot.index)
+        if not self._context.import_state(slot.index, memory):
+            sequence.position = 0
+            with self._changed:
+                self._active.remove(job)
+            self._end(job, InvalidTaskError("the state's keys and values do not fit this engine"))
+
+    def _pass(self) -> None:
+        """One pass through the model for the sequences of one set of adapters."""
+        jobs = self._next_group()
+        decoding = [job for job in jobs if job.sequence.decoding]
+        reading = [job for job in jobs if not job.sequence.decoding]
+        started_s = time.monotonic()
+        drafting = self._drafter is not None and self._payoff.pays(len(decoding))
+        drafts: Mapping[Sequence, list[int]] = {}
+        if drafting and self._drafter is not None and decoding:
+            drafts = self._drafter.draft(
+                [job.sequence for job in decoding], self.settings.draft_tokens
+            )
+        batch = self._batch
+        batch.clear()
+        for job in decoding:
+            sequence = job.sequence
+            position = sequence.position + sequence.position_shift
+            batch.add(sequence.tokens[-1], position, sequence.slot.index)
+            for offset, token in enumerate(drafts.get(sequence, ()), 1):
+                batch.add(token, position + offset, sequence.slot.index)
+        read, complete = self._add_prompts(reading, len(decoding)) if reading else (0, [])
+        if not batch.size:
             return
         try:
-            job.result.set_result(self._generate(job))
-        except AirloomError as error:
-            job.result.set_exception(error)
+            logits = self._context.decode(batch)
+        except DecodeError as error:
+            for job in jobs:
+                self._remove(job, error)
+            return
+        generated = self._take_tokens(decoding + complete, drafts, logits)
+        duration_s = time.monotonic() - started_s
+        self._budget.observe(read, duration_s)
+        if self._drafter is not None and not read:
+            self._payoff.observe(
+                len(decoding), drafted=drafting, tokens=generated, seconds=duration_s
+            )
+        statistics = self.statistics
+        statistics.passes += 1
+        statistics.pass_seconds += duration_s
+        statistics.passes_by_sequences[len(decoding) + len(complete)] += 1
+        statistics.prompt_tokens += read
+        statistics.generated_tokens += generated
+
+    def _next_group(self) -> list[_Job]:
+        """The jobs whose next tokens need the same adapters; the longest unserved set first."""
+        jobs = self._active
+        key = jobs[0].sequence.set_key
+        if any(job.sequence.set_key != key for job in jobs):
+            served = self._served
+            key = min({job.sequence.set_key for job in jobs}, key=lambda each: served.get(each, -1))
+            jobs = [job for job in jobs if job.sequence.set_key == key]
+            served[key] = self.statistics.passes
+        if self._adapters_in_use.key != key:
+            self._adapters_in_use = jobs[0].sequence.set_in_use
+            self._context.use_adapters(self._adapters_in_use.natives)
+            self.statistics.adapter_switches += 1
+        return list(jobs)
+
+    def _remove(self, job: _Job, event: Completion | AirloomError) -> None:
+        with self._changed:
+            self._active.remove(job)
+        self._end(job, event)
+
+    def _add_prompts(self, reading: list[_Job], decoding: int) -> tuple[int, list[_Job]]:
+        """Add parts of prompts to the batch; return their size and the jobs that are read whole."""
+        reading = [job for job in reading if not self._read_image(job)]
+        budget = min(self._batch.room, self._budget.tokens(decoding))
+        shares = share_out(budget, [job.sequence.readable for job in reading])
+        complete = []
+        for job, share in zip(reading, shares, strict=True):
+            if not share:
+                continue
+            sequence = job.sequence
+            start, end = sequence.position, sequence.position + share
+            whole = end == len(sequence.tokens)
+            self._batch.extend(
+                sequence.tokens[start:end],
+                start + sequence.position_shift,
+                sequence.slot.index,
+                output=whole,
+            )
+            if whole:
+                complete.append(job)
+            else:
+                sequence.position = end
+                sequence.slot.valid = sequence.remembered
+        return sum(shares), complete
+
+    def _read_image(self, job: _Job) -> bool:
+        """Read the image whose turn it is; False where it is text's."""
+        sequence = job.sequence
+        span = sequence.next_image
+        if span is None or self._vision is None:
+            return False
+        try:
+            self._vision.decode(
+                self._context,
+                span,
+                sequence.position + sequence.position_shift,
+                sequence.slot.index,
+            )
+        except DecodeError as error:
+            self._remove(job, error)
+            return True
+        sequence.position += span.length
+        sequence.position_shift += span.positions - span.length
+        sequence.slot.valid = sequence.remembered
+        return True
+
+    def _take_tokens(
+        self,
+        jobs: list[_Job],
+        drafts: Mapping[Sequence, list[int]],
+        logits: NDArray[np.float32],
+    ) -> int:
+        """Choose each job's next tokens from its rows of logits; return how many there are."""
+        likeliest: list[int] = []
+        if any(job.sequence.greedy for job in jobs):
+            likeliest = logits.argmax(axis=1).tolist()
+        chosen: list[tuple[_Job, int, list[int]]] = []
+        row = 0
+        for job in jobs:
+            sequence = job.sequence
+            draft = drafts.get(sequence, [])
+            try:
+                tokens = self._choose(sequence, draft, row, likeliest, logits)
+            except AirloomError as error:
+                self._remove(job, error)
+                tokens = []
+            if tokens:
+                chosen.append((job, row, tokens))
+            row += 1 + len(draft)
+        made = self._score(chosen, logits)
+        for job, _, tokens in chosen:
+            sequence = job.sequence
+            if not sequence.timing.first_token_s:
+                sequence.timing.first_token_s = time.monotonic()
+            self._grow(job, drafts.get(sequence, []), [next(made) for _ in tokens])
+        return sum(len(tokens) for _, _, tokens in chosen)
 
     @staticmethod
-    def _fail(job: _Job, error: AirloomError) -> None:
-        if job.result.set_running_or_notify_cancel():
-            job.result.set_exception(error)
-
-    def _check(self, job: _Job) -> None:
-        if job.cancelled.is_set() or self._closing.is_set():
-            raise CancelledTaskError("the generation was cancelled")
-        deadline_s = job.request.deadline_s
-        if deadline_s is not None and time.monotonic() >= deadline_s:
-            raise DeadlineExceededError("the deadline passed before the generation was done")
-
-    def _generate(self, job: _Job) -> Completion:
-        request, model = job.request, self._model
-        self._check(job)
-        started_s = time.monotonic()
-        prompt = model.tokenize(request.prompt)
-        if len(prompt) >= model.context_tokens:
-            raise InvalidTaskError(
-                f"the prompt has {len(prompt)} tokens, the model's context only "
-                f"{model.context_tokens}"
-            )
-        model.restart()
-        logits = model.decode(prompt)
-        prefilled_s = time.monotonic()
-        rng = np.random.default_rng(request.seed)
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    def _choose(
+        sequence: Sequence,
+        draft: list[int],
+        row: int,
+        likeliest: list[int],
+        logits: NDArray[np.float32],
+    ) -> list[int]:
+        """The next token, and those after it for as long as the draft guessed them."""
         tokens: list[int] = []
-        scores: list[TokenScore] = []
-        text, finished = "", False
-        room = min(request.max_tokens, model.context_tokens - len(prompt))
-        while len(tokens) < room:
-            self._check(job)
-            if request.temperature > 0:
-                token = sample_token(logits, request.temperature, rng)
-            else:
-                token = int(logits.argmax())
-            scores.append(score_token(logits, token))
+        for guess in [*draft, None]:
+            at = row + len(tokens)
+            token = likeliest[at] if sequence.greedy else sequence.draw(logits[at])
             tokens.append(token)
-            if model.is_end(token):
-                finished = True
+            if token != guess or sequence.ends_with(token):
                 break
-            fresh = decoder.decode(model.piece(token))
-            text += fresh
-            if job.on_text is not None and fresh:
-                job.on_text(fresh)
-            if any(mark in text for mark in request.stop):
-                text = text[: min(text.find(mark) for mark in request.stop if mark in text)]
-                finished = True
+        return tokens
+
+    @staticmethod
+    def _score(
+        chosen: list[tuple[_Job, int, list[int]]], logits: NDArray[np.float32]
+    ) -> Iterator[tuple[Token, TokenScore | None]]:
+        """Yield every chosen token with its score, where the request wants one."""
+        rows: list[int] = []
+        scored: list[int] = []
+        for job, row, tokens in chosen:
+            if job.sequence.request.scores:
+                rows += range(row, row + len(tokens))
+                scored += tokens
+        scores: list[TokenScore] = []
+        normalisers = np.empty(0)
+        if rows:
+            wanted = logits if len(rows) == len(logits) else logits[rows]
+            scores, normalisers = score_tokens(wanted, np.asarray(scored))
+        at = 0
+        for job, row, tokens in chosen:
+            request = job.sequence.request
+            for offset, token in enumerate(tokens):
+                if not request.scores:
+                    yield Token(token), None
+                    continue
+                alternatives: tuple[Alternative, ...] = ()
+                if request.top_logprobs:
+                    alternatives = _likeliest(
+                        logits[row + offset], request.top_logprobs, normalisers[at]
+                    )
+                yield Token(token, scores[at].logprob, alternatives), scores[at]
+                at += 1
+
+    def _grow(
+        self, job: _Job, draft: list[int], made: list[tuple[Token, TokenScore | None]]
+    ) -> None:
+        """Give a sequence its tokens, and let it leave where the last has come."""
+        sequence = job.sequence
+        in_memory = len(sequence.tokens) + len(draft)
+        reason = None
+        for token, score in made:
+            reason = sequence.append(token, score)
+            if reason is not None:
                 break
-            if len(tokens) < room:
-                logits = model.decode([token])
-        text += decoder.decode(b"", final=True) if not finished else ""
-        done_s = time.monotonic()
-        return Completion(
-            text=text,
-            tokens=tuple(tokens),
-            logprobs=tuple(score.logprob for score in scores),
-            prompt_tokens=len(prompt),
-            confidence=summarise(scores),
-            finished=finished,
-            queue_ms=(started_s - job.enqueued_s) * 1e3,
-            prefill_ms=(prefilled_s - started_s) * 1e3,
-            decode_ms=(done_s - prefilled_s) * 1e3,
-        )
+        sequence.position = len(sequence.tokens) - 1
+        if sequence.position < in_memory:
+            self._context.trim(sequence.slot.index, sequence.position + sequence.position_shift)
+        sequence.slot.valid = min(sequence.remembered, len(sequence.slot.keys))
+        if draft:
+            sequence.drafted_tokens += len(draft)
+            sequence.accepted_tokens += len(made) - 1
+            self.statistics.drafted_tokens += len(draft)
+            self.statistics.accepted_tokens += len(made) - 1
+        if reason is not None:
+            completion = sequence.complete(reason)
+            if job.generation.stream:
+                self._outbox.append((job.generation, sequence.take_last_delta()))
+            self._remove(job, completion)
+        elif job.generation.stream and (delta := sequence.take_delta()) is not None:
+            self._outbox.append((job.generation, delta))
+
+
+def _deliver(events: list[tuple[Generation, Event]]) -> None:
+    for generation, event in events:
+        generation.deliver(event)
+
+
+def _likeliest(
+    logits: NDArray[np.float32], count: int, normaliser: float
+) -> tuple[Alternative, ...]:
+    count = min(count, len(logits))
+    tokens = np.argpartition(-logits, count - 1)[:count]
+    tokens = tokens[np.argsort(-logits[tokens], kind="stable")]
+    return tuple(Alternative(int(token), float(logits[token]) - normaliser) for token in tokens)

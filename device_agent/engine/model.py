@@ -1,26 +1,26 @@
-"""A GGUF model and its context, as llama.cpp holds them."""
+"""A GGUF file's weights, vocabulary and chat template, as llama.cpp holds them."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import jinja2
 import llama_cpp
-import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from numpy.typing import NDArray
 
 from device_agent.engine.llama_log import collect_errors
 from protos.errors import InvalidTaskError, ModelLoadError
 
 _GGUF_MAGIC = b"GGUF"
-_load_lock = threading.Lock()
+loading = threading.Lock()
+"""llama.cpp reports errors for the whole process: one load at a time can tell which are its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,62 +35,82 @@ class ModelDescription:
     vocabulary_size: int
     context_tokens: int
     sha256: str
+    reads_images: bool = False
+
+
+def check_is_gguf(path: Path) -> None:
+    """Raise ModelLoadError unless a file is there and begins as GGUF files do."""
+    if not path.is_file():
+        raise ModelLoadError(f"{path}: no such model file")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != _GGUF_MAGIC:
+        raise ModelLoadError(
+            f"{path}: not a GGUF file (it begins with {magic!r}, not {_GGUF_MAGIC!r})"
+        )
+
+
+def metadata_value(native: object, key: str) -> str:
+    """A model's metadata value as text, empty where its file has none."""
+    room = 1 << 16
+    buffer = ctypes.create_string_buffer(room)
+    count = llama_cpp.llama_model_meta_val_str(native, key.encode(), buffer, room)
+    return buffer.value.decode(errors="replace") if count >= 0 else ""
+
+
+class _Pieces(dict[int, bytes]):
+    """What each token stands for (control tokens: nothing), asked of llama.cpp once."""
+
+    def __init__(self, vocabulary: object) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bytes:
+        room, buffer = 64, ctypes.create_string_buffer(64)
+        while True:
+            count = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, False)
+            if count >= 0:
+                break
+            room = -count
+            buffer = ctypes.create_string_buffer(room)
+        self[token] = buffer.raw[:count]
+        return self[token]
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
 
 
 class Model:
-    """One loaded GGUF file with one context.
-
-    Not thread-safe: one thread at a time may call `decode`.
+    """The weights and the vocabulary of one GGUF file; contexts share them.
 
     Raises:
         ModelLoadError: the file is missing, not a GGUF, truncated, or of an unknown kind.
     """
 
-    def __init__(self, path: Path, *, context_tokens: int = 0, threads: int) -> None:
-        if not path.is_file():
-            raise ModelLoadError(f"{path}: no such model file")
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic != _GGUF_MAGIC:
-            raise ModelLoadError(
-                f"{path}: not a GGUF file (it begins with {magic!r}, not {_GGUF_MAGIC!r})"
-            )
+    def __init__(self, path: Path) -> None:
+        check_is_gguf(path)
         self.path = path
-        with _load_lock:
+        with loading:
             errors = collect_errors()
             llama_cpp.llama_backend_init()
-            model_parameters = llama_cpp.llama_model_default_params()
-            model_parameters.n_gpu_layers = -1
-            model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters)
-            if model is None:
+            parameters = llama_cpp.llama_model_default_params()
+            parameters.n_gpu_layers = -1
+            native = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+            if not native:
                 reason = "; ".join(errors) or "llama.cpp gave no reason"
                 size = path.stat().st_size
                 raise ModelLoadError(f"{path} ({size:,} bytes): cannot be loaded: {reason}")
-            self._model = model
-            context_parameters = llama_cpp.llama_context_default_params()
-            trained = llama_cpp.llama_model_n_ctx_train(model)
-            self.context_tokens = min(context_tokens or trained, trained)
-            context_parameters.n_ctx = self.context_tokens
-            context_parameters.n_batch = min(self.context_tokens, 512)
-            context_parameters.n_threads = threads
-            context_parameters.n_threads_batch = threads
-            context = llama_cpp.llama_init_from_model(model, context_parameters)
-            if context is None:
-                llama_cpp.llama_model_free(model)
-                reason = "; ".join(errors) or "llama.cpp gave no reason"
-                raise ModelLoadError(
-                    f"{path}: no context of {self.context_tokens} tokens can be had: {reason}"
-                )
-            self._context = context
-        self._vocabulary = llama_cpp.llama_model_get_vocab(model)
-        self.vocabulary_size = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
-        self._batch_tokens = int(llama_cpp.llama_n_batch(context))
-        self._position = 0
+        self.native = native
+        self.vocabulary = llama_cpp.llama_model_get_vocab(native)
+        self.pieces: Mapping[int, bytes] = _Pieces(self.vocabulary)
+        self.vocabulary_size = int(llama_cpp.llama_vocab_n_tokens(self.vocabulary))
+        self.trained_context_tokens = int(llama_cpp.llama_model_n_ctx_train(native))
+        self.embedding_width = int(llama_cpp.llama_model_n_embd_out(native))
 
     def close(self) -> None:
         """Free llama.cpp's memory; the model must not be used afterwards."""
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model)
+        llama_cpp.llama_model_free(self.native)
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Split text into token ids; control tokens written in the text count as such."""
@@ -98,81 +118,67 @@ class Model:
         room = len(encoded) + 8
         ids = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(
-            self._vocabulary, encoded, len(encoded), ids, room, add_special, True
+            self.vocabulary, encoded, len(encoded), ids, room, add_special, True
         )
         if count < 0:
             raise InvalidTaskError(f"a text of {len(encoded)} bytes cannot be tokenised")
         return list(ids[:count])
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes a token stands for (control tokens: none)."""
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, False)
-            if count >= 0:
-                return buffer.raw[:count]
-            room = -count
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return frozenset(
+            token
+            for token in range(self.vocabulary_size)
+            if llama_cpp.llama_vocab_is_eog(self.vocabulary, token)
+        )
 
-    def is_end(self, token: int) -> bool:
-        """Say whether a token ends a generation."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
-
-    def restart(self) -> None:
-        """Forget everything decoded so far."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        self._position = 0
-
-    def decode(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Decode tokens after those before; return the logits (vocabulary,) that follow the last.
-
-        The array is a view into llama.cpp's memory, valid until the next call.
-        """
-        for start in range(0, len(tokens), self._batch_tokens):
-            part = tokens[start : start + self._batch_tokens]
-            ids = (llama_cpp.llama_token * len(part))(*part)
-            status = llama_cpp.llama_decode(
-                self._context, llama_cpp.llama_batch_get_one(ids, len(part))
-            )
-            if status != 0:
-                raise InvalidTaskError(
-                    f"llama.cpp could not decode at position {self._position} of a context "
-                    f"of {self.context_tokens} tokens (status {status})"
-                )
-            self._position += len(part)
-        logits = llama_cpp.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(logits, shape=(self.vocabulary_size,))
+    @property
+    def pooling_type(self) -> int:
+        """How the file says that its embeddings are pooled."""
+        text = self.metadata(f"{self.metadata('general.architecture')}.pooling_type")
+        return int(text) if text else llama_cpp.LLAMA_POOLING_TYPE_NONE
 
     def metadata(self, key: str) -> str:
         """Return a GGUF metadata value as text, empty where the file has none."""
-        room = 1 << 16
-        buffer = ctypes.create_string_buffer(room)
-        count = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, room)
-        return buffer.value.decode(errors="replace") if count >= 0 else ""
+        return metadata_value(self.native, key)
 
     @cached_property
     def _chat_template(self) -> jinja2.Template:
-        source = llama_cpp.llama_model_chat_template(self._model, None)
+        source = llama_cpp.llama_model_chat_template(self.native, None)
         if source is None:
             raise ModelLoadError(
                 f"{self.path}: the file has no chat template; use a chat or instruction model"
             )
         # The template comes from a file somebody downloaded: it runs sandboxed.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = time.strftime
         return environment.from_string(source.decode())
 
-    def chat_prompt(self, content: str) -> str:
-        """Write a user's message as the model's own chat template wants it."""
+    def user_prompt(self, content: str) -> str:
+        """Write a single message of a user as the model's chat template wants it."""
+        return self.chat_prompt([{"role": "user", "content": content}])
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Write messages (role, content) as the model's own chat template wants them.
+
+        Raises:
+            InvalidTaskError: the template takes no such conversation.
+        """
         pieces = {}
         for name, token in (
-            ("bos_token", llama_cpp.llama_vocab_bos(self._vocabulary)),
-            ("eos_token", llama_cpp.llama_vocab_eos(self._vocabulary)),
+            ("bos_token", llama_cpp.llama_vocab_bos(self.vocabulary)),
+            ("eos_token", llama_cpp.llama_vocab_eos(self.vocabulary)),
         ):
-            text = llama_cpp.llama_vocab_get_text(self._vocabulary, token) if token >= 0 else None
+            text = llama_cpp.llama_vocab_get_text(self.vocabulary, token) if token >= 0 else None
             pieces[name] = text.decode() if text else ""
-        prompt = self._chat_template.render(
-            messages=[{"role": "user", "content": content}], add_generation_prompt=True, **pieces
-        )
+        try:
+            prompt = self._chat_template.render(
+                messages=messages, add_generation_prompt=True, **pieces
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidTaskError(f"the model's chat template refuses this: {error}") from None
         # `tokenize` adds the BOS token itself.
         return prompt.removeprefix(pieces["bos_token"]) if pieces["bos_token"] else prompt
 
@@ -184,15 +190,15 @@ class Model:
             while block := file.read(1 << 20):
                 digest.update(block)
         buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self._model, buffer, 256)
+        llama_cpp.llama_model_desc(self.native, buffer, 256)
         words = buffer.value.decode().split()
         return ModelDescription(
             name=self.metadata("general.name") or self.path.stem,
             architecture=self.metadata("general.architecture"),
             quantisation=words[-1] if words else "",
-            parameters=int(llama_cpp.llama_model_n_params(self._model)),
+            parameters=int(llama_cpp.llama_model_n_params(self.native)),
             size_bytes=self.path.stat().st_size,
             vocabulary_size=self.vocabulary_size,
-            context_tokens=self.context_tokens,
+            context_tokens=self.trained_context_tokens,
             sha256=digest.hexdigest(),
         )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from agents import MODELS, ROOT
 
-from device_agent.engine import Engine, Model
+from device_agent.engine import Engine, EngineSettings, Model
 from netctl.measure.statistics import wilson
 from testbed.evaluation import answer_all, card, card_of
 from testbed.questions import DOMAINS, held_out
@@ -69,7 +69,7 @@ def test_every_model_makes_mistakes_on_the_harder_levels(model: str) -> None:
 
 @pytest.mark.parametrize("model", DOMAINS)
 async def test_fresh_questions_are_answered_as_well_as_the_card_says(model: str) -> None:
-    engine = Engine(Model(MODELS[model], threads=1))
+    engine = Engine(Model(MODELS[model]), EngineSettings(threads=1))
     asked = held_out(40, 99, [model])
     right = sum(scored.correct for scored in await answer_all(engine, asked))
     await asyncio.to_thread(engine.close)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_agent.engine import Model
+from device_agent.engine.context import Batch, Context
 from testbed.training.corpus import draw_chunk, draw_example
 from testbed.training.export import quantise, write_gguf
 from testbed.training.network import Shape, Transformer
@@ -50,24 +51,34 @@ def torch_logits(network: Transformer, ids: list[int]) -> np.ndarray:
         return network(torch.tensor([ids]))[0, -1].numpy()
 
 
+def llama_logits(context: Context, *parts: list[int]) -> np.ndarray:
+    """Read the parts one after the other; return the logits that follow the last."""
+    context.forget(0)
+    batch, position = Batch(context.batch_tokens), 0
+    for part in parts:
+        batch.clear()
+        batch.extend(part, position, 0, output=True)
+        logits = context.decode(batch)
+        position += len(part)
+    return logits[0].copy()
+
+
 def test_llama_cpp_computes_the_same_logits(
     exported: tuple[Transformer, Vocabulary, Path],
 ) -> None:
     network, _, path = exported
-    model = Model(path, threads=1)
+    model = Model(path)
+    context = Context(model, threads=1)
     for text in TEXTS[:5]:
         ids = model.tokenize(text)
         expected = torch_logits(network, ids)
         assert expected.std() > 0.1
-        model.restart()
-        whole = model.decode(ids).copy()
-        model.restart()
-        model.decode(ids[:-3])
-        for token in ids[-3:]:
-            stepwise = model.decode([token])
+        whole = llama_logits(context, ids)
+        stepwise = llama_logits(context, ids[:-3], *([token] for token in ids[-3:]))
         # llama.cpp keeps keys and values in half precision.
         np.testing.assert_allclose(whole, expected, atol=0.02)
         np.testing.assert_allclose(stepwise, expected, atol=0.02)
+    context.close()
     model.close()
 
 
@@ -78,11 +89,13 @@ def test_quantising_changes_the_logits_but_little(
     quantised = tmp_path / "tiny.Q8_0.gguf"
     quantise(path, quantised, "Q8_0")
     assert quantised.stat().st_size < path.stat().st_size / 2
-    model = Model(quantised, threads=1)
+    model = Model(quantised)
+    context = Context(model, threads=1)
     ids = model.tokenize(TEXTS[0])
-    logits, expected = model.decode(ids), torch_logits(network, ids)
+    logits, expected = llama_logits(context, ids), torch_logits(network, ids)
     error = np.abs(logits - expected).max()
     assert 0 < error < 0.2 * expected.std() * 4
+    context.close()
     model.close()
 
 
@@ -101,7 +114,7 @@ _loaded: dict[Path, Model] = {}
 
 def loaded(path: Path) -> Model:
     if path not in _loaded:
-        _loaded[path] = Model(path, threads=1)
+        _loaded[path] = Model(path)
     return _loaded[path]
 
 

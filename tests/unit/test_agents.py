@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from device_agent.answering import deadline_of, question_of
 from device_agent.backoff import full_jitter
 from device_agent.config import RoutingSettings
+from device_agent.engine import IMAGE_MARK
 from device_agent.engine.confidence import TokenScore, summarise
 from device_agent.prompting import extract_answer
 from device_agent.routing import confidence_value, keeps_own_answer
@@ -36,12 +37,25 @@ def test_a_task_reads_as_its_parts_in_order() -> None:
             ),
         ]
     )
-    assert question_of(task) == "What is 1+1?\ncloud says 2 (0.9)"
+    assert question_of(task).text == "What is 1+1?\ncloud says 2 (0.9)"
+
+
+def test_an_image_stands_where_its_part_stood() -> None:
+    task = task_pb2.Task(
+        parts=[
+            task_pb2.Part(text=task_pb2.TextPart(text="Look:")),
+            task_pb2.Part(image=task_pb2.ImagePart(data=b"png")),
+            task_pb2.Part(text=task_pb2.TextPart(text="What is it?")),
+        ]
+    )
+    question = question_of(task)
+    assert question.text == f"Look:\n{IMAGE_MARK}\nWhat is it?"
+    assert [image.data for image in question.images] == [b"png"]
 
 
 def test_a_part_that_cannot_be_read_is_named() -> None:
-    task = task_pb2.Task(task_id="t", parts=[task_pb2.Part(image=task_pb2.ImagePart(data=b"x"))])
-    with pytest.raises(InvalidTaskError, match=r"'t': parts\[0\] is image"):
+    task = task_pb2.Task(task_id="t", parts=[task_pb2.Part(tokens=task_pb2.TokensPart())])
+    with pytest.raises(InvalidTaskError, match=r"'t': parts\[0\] is tokens"):
         question_of(task)
     with pytest.raises(InvalidTaskError, match="no text part"):
         question_of(task_pb2.Task(task_id="t"))

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from device_agent.engine.confidence import sample_token, score_token
+from device_agent.engine.confidence import TokenScore, score_tokens
+from device_agent.engine.requests import Sampling
+from device_agent.engine.sampling import choose
+
+
+def score_token(logits: np.ndarray, token: int) -> TokenScore:
+    (score,), _ = score_tokens(logits[None], np.array([token]))
+    return score
+
 
 LOGITS = hnp.arrays(np.float32, st.integers(2, 50), elements=st.floats(-30, 30, width=32))
 
@@ -32,9 +40,38 @@ def test_a_banned_token_costs_nothing() -> None:
     assert score.margin == pytest.approx(0.0, abs=1e-6)
 
 
-def test_sampling_follows_the_distribution() -> None:
-    logits, rng = np.log(np.array([0.5, 0.3, 0.2], dtype=np.float32)), np.random.default_rng(4)
-    drawn = np.bincount([sample_token(logits, 1.0, rng) for _ in range(20_000)], minlength=3)
-    np.testing.assert_allclose(drawn / 20_000, [0.5, 0.3, 0.2], atol=0.02)
-    cold = {sample_token(logits, 0.01, rng) for _ in range(100)}
-    assert cold == {0}
+def draws(logits: np.ndarray, sampling: Sampling, count: int = 20_000) -> np.ndarray:
+    """How often each token is drawn."""
+    uniforms = np.random.default_rng(4).random(count)
+    drawn = [choose(logits, sampling, uniform) for uniform in uniforms]
+    return np.bincount(drawn, minlength=len(logits)) / count
+
+
+FIVE = np.log(np.array([0.05, 0.4, 0.3, 0.05, 0.2], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(temperature=1.0), [0.05, 0.4, 0.3, 0.05, 0.2]),
+        (Sampling(temperature=0.01), [0, 1, 0, 0, 0]),
+        (Sampling(temperature=1.0, top_k=2), [0, 4 / 7, 3 / 7, 0, 0]),
+        (Sampling(temperature=1.0, top_p=0.6), [0, 4 / 7, 3 / 7, 0, 0]),
+        (Sampling(temperature=1.0, min_p=0.45), [0, 4 / 9, 3 / 9, 0, 2 / 9]),
+    ],
+)
+def test_sampling_follows_the_distribution_that_is_left(
+    sampling: Sampling, expected: list[float]
+) -> None:
+    np.testing.assert_allclose(draws(FIVE, sampling), expected, atol=0.02)
+
+
+@given(LOGITS, st.floats(0, 0.999), st.integers(0, 5), st.floats(0.1, 1), st.floats(0, 1))
+def test_what_is_drawn_was_among_what_the_cuts_leave(
+    logits: np.ndarray, uniform: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    token = choose(logits, Sampling(1.0, top_k, top_p, min_p), uniform)
+    probabilities = np.exp(logits.astype(np.float64) - logits.max())
+    likelier = int((probabilities > probabilities[token]).sum())
+    assert not top_k or likelier < top_k
+    assert probabilities[token] >= min_p * (1 - 1e-5)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.airloom.v1 import task_pb2 as airloom_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61irloom/v1/inference.proto\x12\nairloom.v1\x1a\x15\x61irloom/v1/task.proto\"A\n\x0cInferRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.airloom.v1.Task\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"7\n\rInferResponse\x12&\n\x06result\x18\x01 \x01(\x0b\x32\x16.airloom.v1.TaskResult\"4\n\x12InferStreamRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.airloom.v1.Task\"X\n\x13InferStreamResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x42\x07\n\x05\x65vent\"\x16\n\x14\x44\x65scribeModelRequest\"=\n\x15\x44\x65scribeModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"\xae\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x14\n\x0cquantisation\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t2\xf8\x01\n\x10InferenceService\x12<\n\x05Infer\x12\x18.airloom.v1.InferRequest\x1a\x19.airloom.v1.InferResponse\x12P\n\x0bInferStream\x12\x1e.airloom.v1.InferStreamRequest\x1a\x1f.airloom.v1.InferStreamResponse0\x01\x12T\n\rDescribeModel\x12 .airloom.v1.DescribeModelRequest\x1a!.airloom.v1.DescribeModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61irloom/v1/inference.proto\x12\nairloom.v1\x1a\x15\x61irloom/v1/task.proto\"A\n\x0cInferRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.airloom.v1.Task\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"7\n\rInferResponse\x12&\n\x06result\x18\x01 \x01(\x0b\x32\x16.airloom.v1.TaskResult\"4\n\x12InferStreamRequest\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x10.airloom.v1.Task\"X\n\x13InferStreamResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x42\x07\n\x05\x65vent\"4\n\x11InferBatchRequest\x12\x1f\n\x05tasks\x18\x01 \x03(\x0b\x32\x10.airloom.v1.Task\"<\n\x12InferBatchResponse\x12&\n\x06result\x18\x01 \x01(\x0b\x32\x16.airloom.v1.TaskResult\"!\n\x0eSuspendRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\" \n\x0fSuspendResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"/\n\rResumeRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"S\n\x0eResumeResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x42\x07\n\x05\x65vent\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\":\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.airloom.v1.Embedding\"+\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0e\n\x06tokens\x18\x02 \x01(\r\"\x1f\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06pieces\x18\x02 \x03(\x0c\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.airloom.v1.ModelInfo\"\x15\n\x13ListAdaptersRequest\"A\n\x14ListAdaptersResponse\x12)\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x17.airloom.v1.AdapterInfo\"]\n\x0b\x41\x64\x61pterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x1c\n\x14invocation_token_ids\x18\x04 \x03(\r\"\x16\n\x14\x44\x65scribeModelRequest\"=\n\x15\x44\x65scribeModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"\xc4\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x14\n\x0cquantisation\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12\x14\n\x0creads_images\x18\t \x01(\x08\x32\xf7\x05\n\x10InferenceService\x12<\n\x05Infer\x12\x18.airloom.v1.InferRequest\x1a\x19.airloom.v1.InferResponse\x12P\n\x0bInferStream\x12\x1e.airloom.v1.InferStreamRequest\x1a\x1f.airloom.v1.InferStreamResponse0\x01\x12M\n\nInferBatch\x12\x1d.airloom.v1.InferBatchRequest\x1a\x1e.airloom.v1.InferBatchResponse0\x01\x12\x44\n\x07Suspend\x12\x1a.airloom.v1.SuspendRequest\x1a\x1b.airloom.v1.SuspendResponse0\x01\x12\x43\n\x06Resume\x12\x19.airloom.v1.ResumeRequest\x1a\x1a.airloom.v1.ResumeResponse(\x01\x30\x01\x12<\n\x05\x45mbed\x12\x18.airloom.v1.EmbedRequest\x1a\x19.airloom.v1.EmbedResponse\x12\x45\n\x08Tokenize\x12\x1b.airloom.v1.TokenizeRequest\x1a\x1c.airloom.v1.TokenizeResponse\x12T\n\rDescribeModel\x12 .airloom.v1.DescribeModelRequest\x1a!.airloom.v1.DescribeModelResponse\x12K\n\nListModels\x12\x1d.airloom.v1.ListModelsRequest\x1a\x1e.airloom.v1.ListModelsResponse\x12Q\n\x0cListAdapters\x12\x1f.airloom.v1.ListAdaptersRequest\x1a .airloom.v1.ListAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERSTREAMREQUEST']._serialized_end=241
   _globals['_INFERSTREAMRESPONSE']._serialized_start=243
   _globals['_INFERSTREAMRESPONSE']._serialized_end=331
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=333
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=355
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=357
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=418
-  _globals['_MODELINFO']._serialized_start=421
-  _globals['_MODELINFO']._serialized_end=595
-  _globals['_INFERENCESERVICE']._serialized_start=598
-  _globals['_INFERENCESERVICE']._serialized_end=846
+  _globals['_INFERBATCHREQUEST']._serialized_start=333
+  _globals['_INFERBATCHREQUEST']._serialized_end=385
+  _globals['_INFERBATCHRESPONSE']._serialized_start=387
+  _globals['_INFERBATCHRESPONSE']._serialized_end=447
+  _globals['_SUSPENDREQUEST']._serialized_start=449
+  _globals['_SUSPENDREQUEST']._serialized_end=482
+  _globals['_SUSPENDRESPONSE']._serialized_start=484
+  _globals['_SUSPENDRESPONSE']._serialized_end=516
+  _globals['_RESUMEREQUEST']._serialized_start=518
+  _globals['_RESUMEREQUEST']._serialized_end=565
+  _globals['_RESUMERESPONSE']._serialized_start=567
+  _globals['_RESUMERESPONSE']._serialized_end=650
+  _globals['_EMBEDREQUEST']._serialized_start=652
+  _globals['_EMBEDREQUEST']._serialized_end=681
+  _globals['_EMBEDRESPONSE']._serialized_start=683
+  _globals['_EMBEDRESPONSE']._serialized_end=741
+  _globals['_EMBEDDING']._serialized_start=743
+  _globals['_EMBEDDING']._serialized_end=786
+  _globals['_TOKENIZEREQUEST']._serialized_start=788
+  _globals['_TOKENIZEREQUEST']._serialized_end=819
+  _globals['_TOKENIZERESPONSE']._serialized_start=821
+  _globals['_TOKENIZERESPONSE']._serialized_end=874
+  _globals['_LISTMODELSREQUEST']._serialized_start=876
+  _globals['_LISTMODELSREQUEST']._serialized_end=895
+  _globals['_LISTMODELSRESPONSE']._serialized_start=897
+  _globals['_LISTMODELSRESPONSE']._serialized_end=956
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=958
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=979
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=981
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1046
+  _globals['_ADAPTERINFO']._serialized_start=1048
+  _globals['_ADAPTERINFO']._serialized_end=1141
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1143
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1165
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1167
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1228
+  _globals['_MODELINFO']._serialized_start=1231
+  _globals['_MODELINFO']._serialized_end=1427
+  _globals['_INFERENCESERVICE']._serialized_start=1430
+  _globals['_INFERENCESERVICE']._serialized_end=2189
 # @@protoc_insertion_point(module_scope)

@@ -44,10 +44,45 @@ class InferenceServiceStub:
                 request_serializer=airloom_dot_v1_dot_inference__pb2.InferStreamRequest.SerializeToString,
                 response_deserializer=airloom_dot_v1_dot_inference__pb2.InferStreamResponse.FromString,
                 _registered_method=True)
+        self.InferBatch = channel.unary_stream(
+                '/airloom.v1.InferenceService/InferBatch',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.InferBatchRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.InferBatchResponse.FromString,
+                _registered_method=True)
+        self.Suspend = channel.unary_stream(
+                '/airloom.v1.InferenceService/Suspend',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.SuspendRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.SuspendResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.stream_stream(
+                '/airloom.v1.InferenceService/Resume',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/airloom.v1.InferenceService/Embed',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/airloom.v1.InferenceService/Tokenize',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
         self.DescribeModel = channel.unary_unary(
                 '/airloom.v1.InferenceService/DescribeModel',
                 request_serializer=airloom_dot_v1_dot_inference__pb2.DescribeModelRequest.SerializeToString,
                 response_deserializer=airloom_dot_v1_dot_inference__pb2.DescribeModelResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/airloom.v1.InferenceService/ListModels',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/airloom.v1.InferenceService/ListAdapters',
+                request_serializer=airloom_dot_v1_dot_inference__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=airloom_dot_v1_dot_inference__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
 
 
@@ -68,8 +103,57 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferBatch(self, request, context):
+        """Answer several tasks side by side; each result comes when it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Suspend(self, request, context):
+        """Take a running task out of this agent, to be resumed by another with the same model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request_iterator, context):
+        """Go on with a task that was suspended elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Turn texts into vectors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Split a text into the model's tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeModel(self, request, context):
         """Describe the model this agent runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """List the models that answer here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapters(self, request, context):
+        """List the LoRA adapters that tasks may name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,10 +172,45 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=airloom_dot_v1_dot_inference__pb2.InferStreamRequest.FromString,
                     response_serializer=airloom_dot_v1_dot_inference__pb2.InferStreamResponse.SerializeToString,
             ),
+            'InferBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.InferBatch,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.InferBatchRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.InferBatchResponse.SerializeToString,
+            ),
+            'Suspend': grpc.unary_stream_rpc_method_handler(
+                    servicer.Suspend,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.SuspendRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.SuspendResponse.SerializeToString,
+            ),
+            'Resume': grpc.stream_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.ResumeRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
             'DescribeModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeModel,
                     request_deserializer=airloom_dot_v1_dot_inference__pb2.DescribeModelRequest.FromString,
                     response_serializer=airloom_dot_v1_dot_inference__pb2.DescribeModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=airloom_dot_v1_dot_inference__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=airloom_dot_v1_dot_inference__pb2.ListAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -159,6 +278,141 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def InferBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/airloom.v1.InferenceService/InferBatch',
+            airloom_dot_v1_dot_inference__pb2.InferBatchRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.InferBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Suspend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/airloom.v1.InferenceService/Suspend',
+            airloom_dot_v1_dot_inference__pb2.SuspendRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.SuspendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/airloom.v1.InferenceService/Resume',
+            airloom_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airloom.v1.InferenceService/Embed',
+            airloom_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airloom.v1.InferenceService/Tokenize',
+            airloom_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DescribeModel(request,
             target,
             options=(),
@@ -175,6 +429,60 @@ class InferenceService:
             '/airloom.v1.InferenceService/DescribeModel',
             airloom_dot_v1_dot_inference__pb2.DescribeModelRequest.SerializeToString,
             airloom_dot_v1_dot_inference__pb2.DescribeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airloom.v1.InferenceService/ListModels',
+            airloom_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airloom.v1.InferenceService/ListAdapters',
+            airloom_dot_v1_dot_inference__pb2.ListAdaptersRequest.SerializeToString,
+            airloom_dot_v1_dot_inference__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""Where the cloud's answers come from when not from its own process."""

@@ -1,0 +1,195 @@
+"""One server that speaks OpenAI's API: vLLM, Ray Serve, SGLang, llama-server."""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from typing import Any
+
+import openai
+
+from cloud_agent.config import ServerSettings
+from device_agent.chat import ChatRequest, Message, OnText
+from device_agent.engine import IMAGE_MARK, Completion, Sampling
+from device_agent.engine.confidence import TokenScore, summarise
+from protos.errors import (
+    AirloomError,
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidTaskError,
+    OverloadedError,
+    UnreachableError,
+)
+
+_ALTERNATIVES = 5
+"""Asked of the server at each token, for the margin and the entropy."""
+
+
+class OpenAIServer:
+    """Continues conversations by HTTP."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.url,
+            api_key=settings.read_api_key() or "none",
+            max_retries=0,
+            timeout=settings.timeout_s,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def check(self, timeout_s: float) -> None:
+        """Ask the server what it serves.
+
+        Raises:
+            UnreachableError: it does not answer, or does not serve the model.
+        """
+        try:
+            served = [
+                model.id
+                async for model in self._client.with_options(timeout=timeout_s).models.list()
+            ]
+        except openai.OpenAIError as error:
+            raise self._explain(error) from error
+        if self.settings.model not in served:
+            raise UnreachableError(
+                f"{self.settings.url} serves {', '.join(served) or 'nothing'}, "
+                f"not {self.settings.model!r}"
+            )
+
+    async def chat(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        """Continue a conversation; raises AirloomError."""
+        started_s = time.monotonic()
+        first_s = 0.0
+        texts: list[str] = []
+        scores: list[TokenScore] = []
+        reason, usage = "stop", None
+        try:
+            stream = await self._client.chat.completions.create(**self._arguments(request))
+            async with stream:
+                async for chunk in stream:
+                    usage = chunk.usage or usage
+                    if not chunk.choices:
+                        continue
+                    choice = chunk.choices[0]
+                    if choice.logprobs is not None:
+                        scores += [_score(token) for token in choice.logprobs.content or ()]
+                    if choice.delta.content:
+                        first_s = first_s or time.monotonic()
+                        texts.append(choice.delta.content)
+                        if on_text is not None:
+                            on_text(choice.delta.content)
+                    reason = choice.finish_reason or reason
+        except openai.OpenAIError as error:
+            if request.deadline_s is not None and time.monotonic() >= request.deadline_s:
+                raise DeadlineExceededError(
+                    f"the deadline passed before {self.settings.url} had answered"
+                ) from error
+            raise self._explain(error) from error
+        ended_s = time.monotonic()
+        return Completion(
+            text="".join(texts),
+            tokens=(),
+            confidence=summarise(scores) if scores else None,
+            finish_reason="length" if reason == "length" else "end",
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            cached_tokens=0,
+            queue_ms=0.0,
+            prefill_ms=((first_s or ended_s) - started_s) * 1e3,
+            decode_ms=(ended_s - (first_s or ended_s)) * 1e3,
+            completion_tokens=usage.completion_tokens if usage else len(scores),
+            adapters=request.adapters,
+        )
+
+    def _arguments(self, request: ChatRequest) -> dict[str, Any]:
+        sampling = request.sampling
+        timeout_s = self.settings.timeout_s
+        if request.deadline_s is not None:
+            timeout_s = min(timeout_s, max(0.001, request.deadline_s - time.monotonic()))
+        arguments: dict[str, Any] = {
+            "model": self._model_for(request),
+            "messages": [_message(message) for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "seed": sampling.seed,
+            "stop": list(request.stop) or None,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "timeout": timeout_s,
+            "extra_body": _beyond_openai(sampling),
+        }
+        if request.scores:
+            arguments |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
+        form = request.form
+        if form.grammar is not None:
+            raise InvalidTaskError(
+                "OpenAI's API takes JSON schemas, not grammars; use json_schema with this agent"
+            )
+        if form.json_schema is not None:
+            schema = {"name": "answer", "schema": form.json_schema, "strict": True}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif form.json_object:
+            arguments["response_format"] = {"type": "json_object"}
+        return arguments
+
+    def _model_for(self, request: ChatRequest) -> str:
+        """Servers offer each LoRA adapter as a model of its own."""
+        if not request.adapters:
+            return self.settings.model
+        if len(request.adapters) > 1 or request.adapters[0].scale != 1:
+            raise InvalidTaskError("a server takes one adapter, at scale 1")
+        return request.adapters[0].name
+
+    def _explain(self, error: openai.OpenAIError) -> AirloomError:
+        url = self.settings.url
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return ConfigurationError(f"{url} refuses the API key: {error}", field="api_key_file")
+        if isinstance(error, openai.RateLimitError):
+            return OverloadedError(f"{url} has too much to do: {error}")
+        if isinstance(error, openai.APIStatusError) and error.status_code < 500:
+            return InvalidTaskError(f"{url} refuses the request: {error}")
+        return UnreachableError(f"{url} does not answer: {error}")
+
+
+def _beyond_openai(sampling: Sampling) -> dict[str, Any]:
+    """What vLLM, SGLang and llama-server take although OpenAI does not; sent only where used."""
+    fields: dict[str, Any] = {}
+    if sampling.top_k:
+        fields["top_k"] = sampling.top_k
+    if sampling.min_p:
+        fields["min_p"] = sampling.min_p
+    return fields
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if not message.images:
+        return {"role": message.role, "content": message.text}
+    parts: list[dict[str, Any]] = []
+    for index, text in enumerate(message.text.split(IMAGE_MARK)):
+        if index:
+            data = base64.b64encode(message.images[index - 1].data).decode()
+            url = f"data:application/octet-stream;base64,{data}"
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        if text.strip():
+            parts.append({"type": "text", "text": text})
+    return {"role": message.role, "content": parts}
+
+
+def _score(token: Any) -> TokenScore:
+    """A token's score from the alternatives the server names.
+
+    What they leave of the probability counts as a single token: the entropy is a lower bound.
+    """
+    logprob = float(token.logprob)
+    others = [math.exp(one.logprob) for one in token.top_logprobs if one.token != token.token]
+    named = [math.exp(logprob), *others]
+    rest = max(0.0, 1.0 - math.fsum(named))
+    entropy = -math.fsum(p * math.log(p) for p in [*named, rest] if p > 0)
+    return TokenScore(logprob, math.exp(logprob) - max(others, default=0.0), entropy)

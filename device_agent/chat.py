@@ -1,0 +1,148 @@
+"""A conversation to be continued, whichever engine does it: this machine's, or a server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from device_agent.engine import (
+    AdapterUse,
+    Completion,
+    Engine,
+    GenerateRequest,
+    Generation,
+    Image,
+    ModelDescription,
+    Sampling,
+    SequenceState,
+)
+from device_agent.engine.grammar import any_json, from_json_schema
+from protos.errors import InvalidTaskError
+
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn; `IMAGE_MARK` stands in the text where an image belongs."""
+
+    role: str
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputForm:
+    """What the text must look like: at most one of these."""
+
+    json_object: bool = False
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+
+    def as_grammar(self) -> str | None:
+        """GBNF, or None where the form is free; InvalidTaskError where a schema cannot be met."""
+        if self.json_schema is not None:
+            return from_json_schema(self.json_schema)
+        return any_json() if self.json_object else self.grammar
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What to continue, and within which limits."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    task_id: str = ""
+    """Names the running generation, for whoever wants to hand it over."""
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    form: OutputForm = field(default_factory=OutputForm)
+    adapters: tuple[AdapterUse, ...] = ()
+    scores: bool = True
+    top_logprobs: int = 0
+    deadline_s: float | None = None
+    """On time.monotonic()'s clock."""
+
+
+class ChatModel(Protocol):
+    """Continues conversations."""
+
+    @property
+    def description(self) -> ModelDescription: ...
+
+    async def chat(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        """Continue a conversation; raises AirloomError, and stops when cancelled."""
+        ...
+
+
+class EngineChat:
+    """Continues conversations with an engine in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._running: dict[str, Generation] = {}
+
+    @property
+    def description(self) -> ModelDescription:
+        return self.engine.description
+
+    def generate_request(self, request: ChatRequest) -> GenerateRequest:
+        """Write the conversation as the model's chat template wants it."""
+        return GenerateRequest(
+            prompt=self.engine.model.chat_prompt(
+                [{"role": message.role, "content": message.text} for message in request.messages]
+            ),
+            images=tuple(image for message in request.messages for image in message.images),
+            max_tokens=request.max_tokens,
+            sampling=request.sampling,
+            stop=request.stop,
+            grammar=request.form.as_grammar(),
+            adapters=request.adapters,
+            scores=request.scores,
+            top_logprobs=request.top_logprobs,
+            deadline_s=request.deadline_s,
+        )
+
+    async def chat(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
+        generation = await self.engine.start(
+            self.generate_request(request), stream=on_text is not None
+        )
+        return await self._follow(request.task_id, generation, on_text)
+
+    async def resume(
+        self, task_id: str, state: SequenceState, on_text: OnText | None = None
+    ) -> Completion:
+        """Go on with a generation that was suspended elsewhere; raises as Engine.resume does."""
+        generation = await self.engine.resume(state, stream=on_text is not None)
+        return await self._follow(task_id, generation, on_text)
+
+    async def _follow(
+        self, task_id: str, generation: Generation, on_text: OnText | None
+    ) -> Completion:
+        if task_id:
+            self._running[task_id] = generation
+        try:
+            if on_text is not None:
+                async for delta in generation:
+                    on_text(delta.text)
+            return await generation.completion()
+        finally:
+            generation.cancel()
+            if self._running.get(task_id) is generation:
+                del self._running[task_id]
+
+    async def suspend(self, task_id: str) -> SequenceState:
+        """Take a running task out of the engine; whoever waits for it gets CancelledTaskError.
+
+        Raises:
+            InvalidTaskError: no such task runs here, or it ended just now.
+        """
+        try:
+            generation = self._running[task_id]
+        except KeyError:
+            running = ", ".join(sorted(self._running)) or "none"
+            raise InvalidTaskError(
+                f"no task {task_id!r} is running here; running: {running}"
+            ) from None
+        return await generation.suspend()

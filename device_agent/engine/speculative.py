@@ -1,0 +1,152 @@
+"""Drafting: a small model proposes the next tokens, the large one checks them in a single pass.
+
+Exact by construction: a draft is only ever compared with the token that the large model chooses at
+that place, from the same uniform numbers as without drafts. The same seed gives the same text with
+and without (Leviathan et al. 2023, arXiv 2211.17192, with a deterministic proposal: a draft is
+accepted with the probability that the large model gives it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+
+import numpy as np
+
+from device_agent.engine.context import Batch, Context
+from device_agent.engine.model import Model
+from device_agent.engine.prefix_cache import common_prefix
+from device_agent.engine.sequence import Sequence
+from protos.errors import ModelLoadError
+
+_TRIAL_PASSES = 8
+_SETTLED_PASSES = 256
+
+
+class Drafter:
+    """The small model's memory of every slot, and what it would say next.
+
+    Raises:
+        ModelLoadError: its vocabulary is not the large model's.
+    """
+
+    def __init__(
+        self, draft: Model, target: Model, *, slots: int, context_tokens: int, threads: int
+    ) -> None:
+        if draft.vocabulary_size != target.vocabulary_size or any(
+            draft.pieces[token] != target.pieces[token] for token in range(draft.vocabulary_size)
+        ):
+            raise ModelLoadError(
+                f"{draft.path}: cannot draft for {target.path.name}: the vocabularies differ"
+            )
+        self._context = Context(
+            draft,
+            sequences=slots,
+            context_tokens=context_tokens,
+            threads=threads,
+            outputs=slots,
+        )
+        self._batch = Batch(self._context.batch_tokens)
+        self._known: list[list[int]] = [[] for _ in range(slots)]
+
+    def close(self) -> None:
+        """Free the draft's memory (not its model)."""
+        self._context.close()
+
+    def draft(self, sequences: Sequences[Sequence], count: int) -> dict[Sequence, list[int]]:
+        """Propose up to `count` tokens for each sequence, greedily, all sequences together."""
+        limit = self._context.context_tokens
+        drafts: dict[Sequence, list[int]] = {
+            s: [] for s in sequences if len(s.tokens) + count <= limit and s.draftable > 0
+        }
+        ahead = {s: self._missing(s) for s in drafts}
+        while any(len(tokens) > 1 for tokens in ahead.values()):
+            self._catch_up(ahead)
+        going = list(drafts)
+        for _ in range(count):
+            going = [s for s in going if len(drafts[s]) < s.draftable]
+            if not going:
+                break
+            self._batch.clear()
+            for sequence in going:
+                token = drafts[sequence][-1] if drafts[sequence] else sequence.tokens[-1]
+                known = self._known[sequence.slot.index]
+                self._batch.add(token, len(known), sequence.slot.index)
+                known.append(token)
+            chosen = self._context.decode(self._batch).argmax(axis=1).tolist()
+            for sequence, token in zip(going, chosen, strict=True):
+                drafts[sequence].append(token)
+        return {sequence: tokens for sequence, tokens in drafts.items() if tokens}
+
+    def _missing(self, sequence: Sequence) -> list[int]:
+        """Forget what differs from the sequence; return what is yet to be read of it."""
+        index = sequence.slot.index
+        known = self._known[index]
+        tokens = sequence.tokens
+        same = common_prefix(np.asarray(known, np.int64), np.asarray(tokens[:-1], np.int64))
+        if same < len(known):
+            if not self._context.trim(index, same):
+                self._context.forget(index)
+                same = 0
+            del known[same:]
+        return tokens[same:]
+
+    def _catch_up(self, ahead: dict[Sequence, list[int]]) -> None:
+        self._batch.clear()
+        for sequence, tokens in ahead.items():
+            part = tokens[: min(len(tokens) - 1, self._batch.room)]
+            if part:
+                index = sequence.slot.index
+                self._batch.extend(part, len(self._known[index]), index, output=False)
+                self._known[index] += part
+                del tokens[: len(part)]
+        self._context.decode(self._batch)
+
+
+@dataclass
+class _Arm:
+    """Tokens and seconds of the passes made in one way since the last trial began."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Payoff:
+    """Whether drafting pays, learnt from the passes themselves for each number of sequences.
+
+    Both ways are tried for some passes; then the faster one is kept, and the other tried again now
+    and then: what pays for one question may not for the next.
+    """
+
+    def __init__(self) -> None:
+        self._arms: dict[int, tuple[_Arm, _Arm]] = {}
+        self._passes: dict[int, int] = {}
+
+    def pays(self, sequences: int) -> bool:
+        """Whether to draft in the next pass for so many sequences."""
+        number = self._passes.get(sequences, 0)
+        self._passes[sequences] = number + 1
+        at = number % _SETTLED_PASSES
+        if at == 0:
+            self._arms[sequences] = _Arm(), _Arm()
+        plain, drafted = self._arms[sequences]
+        if at < _TRIAL_PASSES:
+            return True
+        if at < 2 * _TRIAL_PASSES:
+            return False
+        return drafted.rate > plain.rate
+
+    def observe(self, sequences: int, *, drafted: bool, tokens: int, seconds: float) -> None:
+        """Learn from a pass that only decoded."""
+        arm = self._arms.setdefault(sequences, (_Arm(), _Arm()))[drafted]
+        arm.tokens += tokens
+        arm.seconds += seconds
+
+    def rates(self, sequences: int) -> tuple[float, float]:
+        """Tokens per second without and with drafts, 0 where not tried."""
+        plain, drafted = self._arms.get(sequences, (_Arm(), _Arm()))
+        return plain.rate, drafted.rate

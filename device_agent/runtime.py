@@ -1,0 +1,67 @@
+"""From settings to a running engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from device_agent.config import ModelSettings
+from device_agent.engine import Engine, EngineSettings, Model
+from device_agent.engine.memory import MemoryNeed, available_bytes, check_fits, estimate, read_shape
+from device_agent.engine.statistics import Observer
+from protos.errors import AirloomError
+
+
+def memory_need(settings: ModelSettings) -> MemoryNeed:
+    """What the settings' model, draft and projector will need together."""
+    whole = _need(settings, settings.path)
+    if settings.draft is not None:
+        draft = _need(settings, settings.draft)
+        whole = MemoryNeed(
+            whole.weights + draft.weights, whole.cache + draft.cache, whole.compute + draft.compute
+        )
+    extra = [settings.projector, *(adapter.path for adapter in settings.adapters)]
+    files = sum(path.stat().st_size for path in extra if path is not None and path.exists())
+    return MemoryNeed(whole.weights + files, whole.cache, whole.compute)
+
+
+def _need(settings: ModelSettings, path: Path) -> MemoryNeed:
+    return estimate(
+        read_shape(path),
+        parallel=settings.parallel,
+        context_tokens=settings.context_tokens,
+        batch_tokens=settings.batch_tokens,
+        key_value_type=settings.key_value_type,
+        outputs=settings.parallel * (1 + settings.draft_tokens),
+    )
+
+
+async def open_engine(settings: ModelSettings, observer: Observer | None = None) -> Engine:
+    """Load the model and all that belongs to it.
+
+    Raises:
+        ModelLoadError: a file is missing, broken or of another model, or it would not fit.
+    """
+    check_fits(settings.path, memory_need(settings), available_bytes())
+    engine = Engine(
+        Model(settings.path),
+        EngineSettings(
+            threads=settings.threads,
+            parallel=settings.parallel,
+            context_tokens=settings.context_tokens,
+            batch_tokens=settings.batch_tokens,
+            queue_length=settings.queue_length,
+            key_value_type=settings.key_value_type,
+            stall_s=settings.stall_ms / 1e3,
+            draft_tokens=settings.draft_tokens,
+        ),
+        projector=settings.projector,
+        draft=None if settings.draft is None else Model(settings.draft),
+        observer=observer,
+    )
+    try:
+        for adapter in settings.adapters:
+            await engine.load_adapter(adapter.name, adapter.path)
+    except AirloomError:
+        engine.close()
+        raise
+    return engine

@@ -1,0 +1,154 @@
+"""Small model files made for a test: a random network, adapters for it, a projector."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from matplotlib.image import imsave
+
+from testbed.training.export import write_gguf
+from testbed.training.network import Shape, Transformer
+from testbed.training.vocabulary import CharacterVocabulary
+
+SHAPE = Shape(layers=2, width=64, feed_forward=96, context=256)
+
+
+def random_network(seed: int = 1) -> Transformer:
+    """A network with opinions: initial weights would make every next token alike."""
+    torch.manual_seed(seed)
+    network = Transformer(SHAPE, CharacterVocabulary().size)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(4.0) if parameter.dim() == 2 else parameter.uniform_(0.5, 1.5)
+    return network
+
+
+def write_network(network: Transformer, path: Path) -> Path:
+    write_gguf(network, CharacterVocabulary(), path.stem, "for a test", path)
+    return path
+
+
+class Lora:
+    """Random low-rank changes of every down-projection: ΔW = scale · alpha / rank · B A."""
+
+    rank, alpha = 4, 8.0
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.pairs = [
+            (
+                rng.normal(0, 0.5, (self.rank, SHAPE.feed_forward)).astype(np.float32),
+                rng.normal(0, 0.5, (SHAPE.width, self.rank)).astype(np.float32),
+            )
+            for _ in range(SHAPE.layers)
+        ]
+
+    def write(self, path: Path, invocation: list[int] | None = None) -> Path:
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", self.alpha)
+        if invocation:
+            key = "adapter.alora.invocation_tokens"
+            writer.add_key_value(
+                key, invocation, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
+            )
+        for layer, (a, b) in enumerate(self.pairs):
+            writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_a", a)
+            writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_b", b)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    def merged(self, network: Transformer, scale: float) -> Transformer:
+        """The network with the adapter's change added to its weights."""
+        changed = copy.deepcopy(network)
+        with torch.no_grad():
+            for block, (a, b) in zip(changed.blocks, self.pairs, strict=True):
+                change = torch.from_numpy(b @ a) * (scale * self.alpha / self.rank)
+                block.feed_forward.down.weight += change
+        return changed
+
+
+class GreyLetters:
+    """A projector that reads text from grey patches: patch k is the k-th printable character.
+
+    Real llama.cpp vision code on an image of 3 x 3 patches, with weights set by hand: the patch
+    convolution measures brightness, the two-layer projection turns it into the embedding that the
+    language model has for that character. So an image of a text must mean what the text means.
+    """
+
+    side, patch = 3, 4
+    first, last = " ", "~"
+    sharpness = 20.0
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+
+    def image(self, text: str) -> bytes:
+        """A PNG whose patches spell nine characters."""
+        assert len(text) == self.side**2
+        levels = np.array([2 * (ord(c) - ord(self.first)) for c in text], np.uint8)
+        pixels = np.kron(levels.reshape(self.side, self.side), np.ones((self.patch, self.patch)))
+        file = io.BytesIO()
+        imsave(file, np.repeat(pixels[..., None], 3, axis=2).astype(np.uint8), format="png")
+        return file.getvalue()
+
+    def write(self, path: Path) -> Path:
+        reader = gguf.GGUFReader(self._model)
+        table = next(t for t in reader.tensors if t.name == "token_embd.weight")
+        embeddings = gguf.dequantize(table.data, table.tensor_type)
+        field = reader.fields["tokenizer.ggml.tokens"]
+        texts = [bytes(field.parts[i]).decode() for i in field.data]
+        letters = [chr(code) for code in range(ord(self.first), ord(self.last) + 1)]
+        known = np.zeros((len(letters) + 4, embeddings.shape[1]), np.float32)
+        for index, letter in enumerate(letters):
+            known[index + 2] = embeddings[texts.index(letter.replace(" ", "▁"))]
+        width, units = 32, len(letters) + 2
+        writer = gguf.GGUFWriter(path, "clip")
+        writer.add_type("mmproj")
+        writer.add_bool("clip.has_vision_encoder", True)
+        writer.add_string("clip.projector_type", "mlp")
+        for name, value in {
+            "image_size": self.side * self.patch, "patch_size": self.patch,
+            "embedding_length": width, "feed_forward_length": width, "block_count": 1,
+            "projection_dim": embeddings.shape[1], "attention.head_count": 1,
+        }.items():  # fmt: skip
+            writer.add_uint32(f"clip.vision.{name}", value)
+        writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+        writer.add_array("clip.vision.image_mean", [0.0, 0.0, 0.0])
+        writer.add_array("clip.vision.image_std", [1.0, 1.0, 1.0])
+        writer.add_bool("clip.use_gelu", True)
+
+        convolution = np.zeros((width, 3, self.patch, self.patch), np.float32)
+        # Brightness 2 k / 255 becomes k.
+        convolution[0] = 255 / 2 / (3 * self.patch**2)
+        writer.add_tensor("v.patch_embd.weight", convolution)
+        writer.add_tensor("v.position_embd.weight", np.zeros((self.side**2, width), np.float32))
+        for name in ("attn_q", "attn_k", "attn_v", "attn_out", "ffn_up", "ffn_down"):
+            writer.add_tensor(f"v.blk.0.{name}.weight", np.zeros((width, width), np.float32))
+            writer.add_tensor(f"v.blk.0.{name}.bias", np.zeros(width, np.float32))
+        for name in ("ln1", "ln2"):
+            writer.add_tensor(f"v.blk.0.{name}.weight", np.ones(width, np.float32))
+            writer.add_tensor(f"v.blk.0.{name}.bias", np.zeros(width, np.float32))
+        # Unit j is max(0, sharpness (brightness - j + 1)): second differences single out one level.
+        first = np.zeros((units, width), np.float32)
+        first[:, 0] = self.sharpness
+        writer.add_tensor("mm.0.weight", first)
+        offsets = -self.sharpness * (np.arange(units, dtype=np.float32) - 1)
+        writer.add_tensor("mm.0.bias", offsets)
+        second = (known[2:] - 2 * known[1:-1] + known[:-2]) / self.sharpness
+        writer.add_tensor("mm.2.weight", np.ascontiguousarray(second.T))
+        writer.add_tensor("mm.2.bias", np.zeros(embeddings.shape[1], np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
