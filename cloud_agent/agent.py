@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from cloud_agent.config import CloudAgentSettings, ServersSettings
 from cloud_agent.engines.pool import ServerPool
@@ -18,6 +19,7 @@ from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat
 from device_agent.concurrency import first_to_end
 from device_agent.config import AnswerSettings
+from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
@@ -57,10 +59,13 @@ class CloudInferenceServicer(InferenceServicer):
 async def serve(settings: CloudAgentSettings) -> None:
     """Run a cloud agent until SIGTERM or SIGINT."""
     if settings.model is not None:
-        engine = await open_engine(settings.model)
+        registry = CollectorRegistry()
+        engine = await open_engine(settings.model, registry)
         try:
             chat = EngineChat(engine)
-            await _serve(settings, chat, settings.model, chat, [])
+            http = settings.http
+            background = [] if http is None else [serve_http(chat, registry, http)]
+            await _serve(settings, chat, settings.model, chat, background)
         finally:
             await asyncio.to_thread(engine.close)
     elif settings.engines is not None:

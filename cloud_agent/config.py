@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from device_agent.config import AnswerSettings, ModelSettings
+from device_agent.config import AnswerSettings, HttpSettings, ModelSettings, read_secret
 from device_agent.security import TransportSecurity
 from device_agent.yaml_file import FilePath, Settings
 
@@ -22,7 +22,7 @@ class ServerSettings(Settings):
         """The key, empty where none is needed."""
         if self.api_key_file is None:
             return ""
-        return self.api_key_file.read_text(encoding="utf-8").strip()
+        return read_secret(self.api_key_file)
 
 
 class ServersSettings(AnswerSettings):
@@ -43,6 +43,9 @@ class CloudAgentSettings(Settings):
     )
     model: ModelSettings | None = Field(None, description="the model that this process runs …")
     engines: ServersSettings | None = Field(None, description="… or the servers that answer")
+    http: HttpSettings | None = Field(
+        None, description="serve OpenAI's API as well; only with a model of its own"
+    )
     heartbeat_interval_s: float = Field(2.0, gt=0)
     synchronised_clocks: bool = Field(
         False, description="the devices' clocks and this one agree (PTP, same machine)"
@@ -52,4 +55,6 @@ class CloudAgentSettings(Settings):
     def _one_source(self) -> CloudAgentSettings:
         if (self.model is None) is (self.engines is None):
             raise ValueError("exactly one of `model` and `engines` is needed")
+        if self.http is not None and self.model is None:
+            raise ValueError("`http` needs `model`: ask the servers of `engines` themselves")
         return self

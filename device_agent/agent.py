@@ -7,10 +7,13 @@ import logging
 import time
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat, OnText
 from device_agent.concurrency import first_to_end
 from device_agent.config import DeviceSettings
+from device_agent.http.server import serve_http
 from device_agent.routing import keeps_own_answer
 from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
@@ -100,7 +103,8 @@ class DeviceAgent:
 
 async def serve(settings: DeviceSettings) -> None:
     """Run a device agent until SIGTERM or SIGINT."""
-    engine = await open_engine(settings.model)
+    registry = CollectorRegistry()
+    engine = await open_engine(settings.model, registry)
     try:
         chat = EngineChat(engine)
         agent = DeviceAgent(settings, chat)
@@ -114,6 +118,8 @@ async def serve(settings: DeviceSettings) -> None:
             work = [until_signalled()]
             if agent.uplink is not None:
                 work.append(agent.uplink.run())
+            if settings.http is not None:
+                work.append(serve_http(chat, registry, settings.http))
             if settings.telemetry is not None:
                 work.append(publish(settings.device_id, settings.telemetry))
             await first_to_end(*work)

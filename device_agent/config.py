@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -10,11 +11,23 @@ from pydantic import Field, model_validator
 
 from device_agent.security import TransportSecurity
 from device_agent.yaml_file import FilePath, Settings
+from protos.errors import ConfigurationError
 
 
 def physical_cores() -> int:
     """Cores that compute in parallel: a second thread of one adds nothing to matrix products."""
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def read_secret(path: Path) -> str:
+    """Read the one line of a key file; ConfigurationError where it cannot be read or is empty."""
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}", source=path) from error
+    if not key:
+        raise ConfigurationError("is empty: it should hold the key", source=path)
+    return key
 
 
 class AnswerSettings(Settings):
@@ -104,6 +117,22 @@ class TelemetrySettings(Settings):
         return self
 
 
+class HttpSettings(Settings):
+    """OpenAI's API, health and metrics over HTTP."""
+
+    listen: str = Field("127.0.0.1:8080", pattern=r"^.+:[0-9]+$", description="host:port")
+    security: TransportSecurity
+    api_key_file: FilePath | None = Field(
+        None, description="holds the key that clients must send, on its first line"
+    )
+
+    def read_api_key(self) -> str:
+        """The key, empty where none is needed."""
+        if self.api_key_file is None:
+            return ""
+        return read_secret(self.api_key_file)
+
+
 class DeviceSettings(Settings):
     """Everything a device agent is told."""
 
@@ -114,6 +143,7 @@ class DeviceSettings(Settings):
     routing: RoutingSettings = RoutingSettings()
     cloud: CloudSettings | None = None
     telemetry: TelemetrySettings | None = None
+    http: HttpSettings | None = Field(None, description="serve OpenAI's API as well")
     link_epoch_file: FilePath | None = Field(
         None, description="holds the number of the link conditions in force"
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from device_agent.config import ModelSettings
 from device_agent.engine import Engine, EngineSettings, Model
 from device_agent.engine.memory import MemoryNeed, available_bytes, check_fits, estimate, read_shape
-from device_agent.engine.statistics import Observer
+from device_agent.metrics import CompletionMetrics, EngineCollector
 from protos.errors import AirloomError
 
 
@@ -35,8 +37,8 @@ def _need(settings: ModelSettings, path: Path) -> MemoryNeed:
     )
 
 
-async def open_engine(settings: ModelSettings, observer: Observer | None = None) -> Engine:
-    """Load the model and all that belongs to it.
+async def open_engine(settings: ModelSettings, registry: CollectorRegistry) -> Engine:
+    """Load the model and all that belongs to it; its figures can be read from the registry.
 
     Raises:
         ModelLoadError: a file is missing, broken or of another model, or it would not fit.
@@ -56,7 +58,7 @@ async def open_engine(settings: ModelSettings, observer: Observer | None = None)
         ),
         projector=settings.projector,
         draft=None if settings.draft is None else Model(settings.draft),
-        observer=observer,
+        observer=CompletionMetrics(registry),
     )
     try:
         for adapter in settings.adapters:
@@ -64,4 +66,5 @@ async def open_engine(settings: ModelSettings, observer: Observer | None = None)
     except AirloomError:
         engine.close()
         raise
+    registry.register(EngineCollector(engine.statistics))
     return engine

@@ -74,7 +74,7 @@ def read_shape(path: Path) -> ModelShape:
         native = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not native:
             reason = "; ".join(errors) or "llama.cpp gave no reason"
-            raise ModelLoadError(f"{path}: cannot be read: {reason}")
+            raise ModelLoadError(f"{path}: cannot be loaded: {reason}")
     try:
         architecture = metadata_value(native, "general.architecture")
 

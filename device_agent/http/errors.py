@@ -1,0 +1,80 @@
+"""Failures in OpenAI's form, with the HTTP status that clients act on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from device_agent.http.schemas import ErrorBody, ErrorResponse
+from protos.errors import (
+    AirloomError,
+    CancelledTaskError,
+    DeadlineExceededError,
+    InvalidTaskError,
+    OverloadedError,
+)
+
+
+class ModelNotFoundError(InvalidTaskError):
+    """The request names a model that is not served here."""
+
+
+class WrongKeyError(AirloomError):
+    """The request shows no valid API key."""
+
+
+_STATUS: tuple[tuple[type[AirloomError], int, str, str | None], ...] = (
+    (WrongKeyError, 401, "authentication_error", "invalid_api_key"),
+    (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
+    (InvalidTaskError, 400, "invalid_request_error", None),
+    (OverloadedError, 429, "rate_limit_error", "overloaded"),
+    (DeadlineExceededError, 504, "timeout_error", None),
+    (CancelledTaskError, 503, "server_error", "shutting_down"),
+    (AirloomError, 500, "server_error", None),
+)
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorResponse} for code in sorted({status for _, status, _, _ in _STATUS})
+}
+
+
+def describe(error: AirloomError) -> tuple[int, ErrorResponse]:
+    """An error's HTTP status and body."""
+    for kind, status, name, code in _STATUS:
+        if isinstance(error, kind):
+            return status, ErrorResponse(error=ErrorBody(message=str(error), type=name, code=code))
+    raise error
+
+
+async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AirloomError)
+    status, body = describe(error)
+    # The client of openai tries again by itself where told when.
+    headers = {"Retry-After": "1"} if status == 429 else None
+    return JSONResponse(body.model_dump(), status, headers)
+
+
+async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = f"{place}: {first['msg']}" if place else str(first["msg"])
+    body = ErrorBody(message=message, type="invalid_request_error", param=place or None)
+    return JSONResponse(ErrorResponse(error=body).model_dump(), 400)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = ErrorBody(message=str(error.detail), type="invalid_request_error")
+    return JSONResponse(ErrorResponse(error=body).model_dump(), error.status_code, error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure in OpenAI's form."""
+    app.add_exception_handler(AirloomError, _airloom_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)

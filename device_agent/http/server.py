@@ -1,0 +1,69 @@
+"""Serving the HTTP application beside the gRPC server, on the same event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from device_agent.chat import EngineChat
+from device_agent.config import HttpSettings
+from device_agent.http.app import create_app
+from protos.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the agent."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_http(chat: EngineChat, registry: CollectorRegistry, settings: HttpSettings) -> None:
+    """Serve OpenAI's API on an engine until cancelled.
+
+    Raises:
+        ConfigurationError: the address is busy or not this machine's.
+    """
+    security = settings.security
+    app = create_app(chat, registry, settings.read_api_key())
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        ssl_certfile=security.certificate,
+        ssl_keyfile=str(security.key) if security.key else None,
+        ssl_ca_certs=str(security.ca) if security.ca else None,
+        ssl_cert_reqs=ssl.CERT_NONE if security.plaintext else ssl.CERT_REQUIRED,
+    )
+    server = _Server(config)
+    with _bound(settings.listen) as listening:
+        log.info("HTTP on %s", settings.listen)
+        serving = asyncio.ensure_future(server.serve([listening]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            # Lets running answers end, for as long as the configuration says.
+            server.should_exit = True
+            await serving
+
+
+def _bound(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), backlog=512)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen!r}: {error.strerror}", field="http.listen"
+        ) from error
