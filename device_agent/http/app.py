@@ -42,13 +42,24 @@ def create_app(chat: EngineChat, registry: CollectorRegistry, api_key: str = "")
     guarded = [Depends(_key_check(api_key))] if api_key else []
     common: dict[str, Any] = {"responses": errors.RESPONSES, "dependencies": guarded}
 
-    @app.post("/v1/chat/completions", response_model=schemas.ChatCompletion, **common)
+    streamed = {
+        **common,
+        "responses": {
+            **errors.RESPONSES,
+            200: {
+                "description": "The whole answer, or with `stream` its pieces as they come",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+        },
+    }
+
+    @app.post("/v1/chat/completions", response_model=schemas.ChatCompletion, **streamed)
     async def chat_completions(body: schemas.ChatCompletionRequest, request: Request) -> Response:
         wanted = translate.chat_requests(chat, body)
         shape = _ChatShape(engine, body.model, bool(body.logprobs))
         return await _answer(engine, wanted, body, shape, request)
 
-    @app.post("/v1/completions", response_model=schemas.TextCompletion, **common)
+    @app.post("/v1/completions", response_model=schemas.TextCompletion, **streamed)
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         wanted = translate.text_requests(engine, body)
         shape = _TextShape(engine, body.model, body.logprobs is not None)
