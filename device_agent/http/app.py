@@ -26,6 +26,13 @@ from protos.errors import AirloomError, CancelledTaskError, InvalidTaskError
 
 T = TypeVar("T")
 
+_EVENT = {
+    "type": "object",
+    "description": "A server-sent event: a chunk as JSON, an error, or [DONE] as the last",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+
 
 def create_app(chat: EngineChat, registry: CollectorRegistry, api_key: str = "") -> FastAPI:
     """Build the application on an engine; with an `api_key` all but /health needs it."""
@@ -48,7 +55,7 @@ def create_app(chat: EngineChat, registry: CollectorRegistry, api_key: str = "")
             **errors.RESPONSES,
             200: {
                 "description": "The whole answer, or with `stream` its pieces as they come",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "content": {"text/event-stream": {"schema": _EVENT}},
             },
         },
     }
