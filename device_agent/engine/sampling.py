@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from device_agent.engine.requests import Sampling
 
+_COLDEST = 1e-6
+"""Lower temperatures cannot be told from this one in single precision."""
+
 _NEGLIGIBLE = np.float32(-20.0)
 """exp of this is some 2e-9: beyond it a tail can only matter where it is the whole nucleus."""
 
@@ -31,7 +34,8 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
     """Choose a token: the likeliest, or by inverting the cut distribution at `uniform` in [0, 1)."""
     if sampling.temperature <= 0:
         return int(logits.argmax())
-    scaled = (logits - logits.max()) / np.float32(sampling.temperature)
+    temperature = np.float32(max(sampling.temperature, _COLDEST))
+    scaled = (logits - logits.max()) / temperature
     if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
         tokens = _kept(scaled, sampling)
         return int(tokens[_invert(np.exp(scaled[tokens]), uniform)])
