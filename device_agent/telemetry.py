@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 
 import psutil
 import zmq
@@ -11,16 +12,18 @@ import zmq.asyncio
 import zmq.auth
 
 from device_agent.config import CurveSettings, TelemetrySettings
+from device_agent.sensors import BoardSensors
 from protos.airloom.v1 import telemetry_pb2
 from protos.errors import ConfigurationError
 
 
 class Sampler:
-    """Takes samples with psutil; what a board cannot measure stays unset, never zero."""
+    """Takes samples by psutil and the board's own sensors; what cannot be measured stays unset."""
 
     def __init__(self, device_id: str) -> None:
         self._device_id = device_id
         self._process = psutil.Process()
+        self._board = BoardSensors()
         self._sequence = 0
         # The first call of each only sets the starting point.
         psutil.cpu_percent()
@@ -29,6 +32,7 @@ class Sampler:
     def sample(self) -> telemetry_pb2.TelemetrySample:
         """Take one sample."""
         memory = psutil.virtual_memory()
+        board = self._board.read()
         self._sequence += 1
         return telemetry_pb2.TelemetrySample(
             device_id=self._device_id,
@@ -40,10 +44,20 @@ class Sampler:
             memory_total_bytes=memory.total,
             agent_memory_bytes=self._process.memory_info().rss,
             temperatures=[
-                telemetry_pb2.Temperature(sensor=reading.label or chip, celsius=reading.current)
-                for chip, readings in psutil.sensors_temperatures().items()
-                for reading in readings
+                telemetry_pb2.Temperature(sensor=one.sensor, celsius=one.celsius)
+                for one in board.temperatures
             ],
+            rails=[
+                telemetry_pb2.PowerRail(name=rail.name, volts=rail.volts, amperes=rail.amperes)
+                for rail in board.rails
+            ],
+            power_watts=board.power_watts,
+            throttling=(
+                None
+                if board.throttling is None
+                else telemetry_pb2.Throttling(**asdict(board.throttling))
+            ),
+            gpu_percent=board.gpu_percent,
             interfaces=[
                 telemetry_pb2.InterfaceCounters(
                     name=name,
@@ -84,7 +98,7 @@ async def publish(device_id: str, settings: TelemetrySettings) -> None:
         sampler = Sampler(device_id)
         while True:
             await asyncio.sleep(settings.interval_s)
-            sample = sampler.sample()
+            sample = await asyncio.to_thread(sampler.sample)
             await socket.send_multipart([device_id.encode(), sample.SerializeToString()])
     finally:
         socket.close()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61irloom/v1/telemetry.proto\x12\nairloom.v1\"\xb7\x03\n\x0fTelemetrySample\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x17\n\x0fsampled_unix_ns\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x18\n\x0b\x63pu_percent\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x61gent_cpu_percent\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1f\n\x12memory_total_bytes\x18\x07 \x01(\x04H\x03\x88\x01\x01\x12\x1f\n\x12\x61gent_memory_bytes\x18\x08 \x01(\x04H\x04\x88\x01\x01\x12-\n\x0ctemperatures\x18\t \x03(\x0b\x32\x17.airloom.v1.Temperature\x12\x31\n\ninterfaces\x18\n \x03(\x0b\x32\x1d.airloom.v1.InterfaceCountersB\x0e\n\x0c_cpu_percentB\x14\n\x12_agent_cpu_percentB\x14\n\x12_memory_used_bytesB\x15\n\x13_memory_total_bytesB\x15\n\x13_agent_memory_bytes\".\n\x0bTemperature\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65lsius\x18\x02 \x01(\x01\"\x96\x01\n\x11InterfaceCounters\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsent_bytes\x18\x02 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x03 \x01(\x04\x12\x14\n\x0csent_packets\x18\x04 \x01(\x04\x12\x18\n\x10received_packets\x18\x05 \x01(\x04\x12\x17\n\x0f\x64ropped_packets\x18\x06 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61irloom/v1/telemetry.proto\x12\nairloom.v1\"\xdd\x04\n\x0fTelemetrySample\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x17\n\x0fsampled_unix_ns\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x18\n\x0b\x63pu_percent\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x61gent_cpu_percent\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1f\n\x12memory_total_bytes\x18\x07 \x01(\x04H\x03\x88\x01\x01\x12\x1f\n\x12\x61gent_memory_bytes\x18\x08 \x01(\x04H\x04\x88\x01\x01\x12-\n\x0ctemperatures\x18\t \x03(\x0b\x32\x17.airloom.v1.Temperature\x12\x31\n\ninterfaces\x18\n \x03(\x0b\x32\x1d.airloom.v1.InterfaceCounters\x12$\n\x05rails\x18\x0b \x03(\x0b\x32\x15.airloom.v1.PowerRail\x12\x18\n\x0bpower_watts\x18\x0c \x01(\x01H\x05\x88\x01\x01\x12*\n\nthrottling\x18\r \x01(\x0b\x32\x16.airloom.v1.Throttling\x12\x18\n\x0bgpu_percent\x18\x0e \x01(\x01H\x06\x88\x01\x01\x42\x0e\n\x0c_cpu_percentB\x14\n\x12_agent_cpu_percentB\x14\n\x12_memory_used_bytesB\x15\n\x13_memory_total_bytesB\x15\n\x13_agent_memory_bytesB\x0e\n\x0c_power_wattsB\x0e\n\x0c_gpu_percent\"9\n\tPowerRail\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05volts\x18\x02 \x01(\x01\x12\x0f\n\x07\x61mperes\x18\x03 \x01(\x01\"\xf8\x01\n\nThrottling\x12\x15\n\runder_voltage\x18\x01 \x01(\x08\x12\x18\n\x10\x66requency_capped\x18\x02 \x01(\x08\x12\x11\n\tthrottled\x18\x03 \x01(\x08\x12\x1e\n\x16soft_temperature_limit\x18\x04 \x01(\x08\x12\x1e\n\x16under_voltage_occurred\x18\x05 \x01(\x08\x12!\n\x19\x66requency_capped_occurred\x18\x06 \x01(\x08\x12\x1a\n\x12throttled_occurred\x18\x07 \x01(\x08\x12\'\n\x1fsoft_temperature_limit_occurred\x18\x08 \x01(\x08\".\n\x0bTemperature\x12\x0e\n\x06sensor\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65lsius\x18\x02 \x01(\x01\"\x96\x01\n\x11InterfaceCounters\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsent_bytes\x18\x02 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x03 \x01(\x04\x12\x14\n\x0csent_packets\x18\x04 \x01(\x04\x12\x18\n\x10received_packets\x18\x05 \x01(\x04\x12\x17\n\x0f\x64ropped_packets\x18\x06 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'airloom.v1.telemetry_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TELEMETRYSAMPLE']._serialized_start=43
-  _globals['_TELEMETRYSAMPLE']._serialized_end=482
-  _globals['_TEMPERATURE']._serialized_start=484
-  _globals['_TEMPERATURE']._serialized_end=530
-  _globals['_INTERFACECOUNTERS']._serialized_start=533
-  _globals['_INTERFACECOUNTERS']._serialized_end=683
+  _globals['_TELEMETRYSAMPLE']._serialized_end=648
+  _globals['_POWERRAIL']._serialized_start=650
+  _globals['_POWERRAIL']._serialized_end=707
+  _globals['_THROTTLING']._serialized_start=710
+  _globals['_THROTTLING']._serialized_end=958
+  _globals['_TEMPERATURE']._serialized_start=960
+  _globals['_TEMPERATURE']._serialized_end=1006
+  _globals['_INTERFACECOUNTERS']._serialized_start=1009
+  _globals['_INTERFACECOUNTERS']._serialized_end=1159
 # @@protoc_insertion_point(module_scope)
