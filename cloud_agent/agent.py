@@ -23,6 +23,7 @@ from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
+from device_agent.tracing import recording
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -58,6 +59,11 @@ class CloudInferenceServicer(InferenceServicer):
 
 async def serve(settings: CloudAgentSettings) -> None:
     """Run a cloud agent until SIGTERM or SIGINT."""
+    with recording(settings.tracing, f"cloud-agent {settings.cloud_id}"):
+        await _open_and_serve(settings)
+
+
+async def _open_and_serve(settings: CloudAgentSettings) -> None:
     if settings.model is not None:
         registry = CollectorRegistry()
         engine = await open_engine(settings.model, registry)

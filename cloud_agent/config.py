@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from device_agent.config import AnswerSettings, HttpSettings, ModelSettings, read_secret
+from device_agent.config import (
+    AnswerSettings,
+    HttpSettings,
+    ModelSettings,
+    TracingSettings,
+    read_secret,
+)
 from device_agent.security import TransportSecurity
 from device_agent.yaml_file import FilePath, Settings
 
@@ -46,6 +52,7 @@ class CloudAgentSettings(Settings):
     http: HttpSettings | None = Field(
         None, description="serve OpenAI's API as well; only with a model of its own"
     )
+    tracing: TracingSettings | None = Field(None, description="send OpenTelemetry spans")
     heartbeat_interval_s: float = Field(2.0, gt=0)
     synchronised_clocks: bool = Field(
         False, description="the devices' clocks and this one agree (PTP, same machine)"

@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from device_agent.answering import Answerer, deadline_of
@@ -19,6 +20,7 @@ from device_agent.runtime import open_engine
 from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
 from device_agent.telemetry import publish
+from device_agent.tracing import recording, task_span
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import DeadlineExceededError, UnreachableError
@@ -68,6 +70,12 @@ class DeviceAgent:
 
         `on_text` is given the device's own words as they come; the result may be the cloud's.
         """
+        with task_span("device", task, SpanKind.SERVER):
+            return await self._infer(task, deadline_s, on_text)
+
+    async def _infer(
+        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None
+    ) -> task_pb2.TaskResult:
         started_s = time.monotonic()
         own = await self.answerer.answer(task, deadline_s, on_text)
         sure = keeps_own_answer(own.answer.confidence.value, self._settings.routing)
@@ -103,6 +111,11 @@ class DeviceAgent:
 
 async def serve(settings: DeviceSettings) -> None:
     """Run a device agent until SIGTERM or SIGINT."""
+    with recording(settings.tracing, f"device-agent {settings.device_id}"):
+        await _serve(settings)
+
+
+async def _serve(settings: DeviceSettings) -> None:
     registry = CollectorRegistry()
     engine = await open_engine(settings.model, registry)
     try:

@@ -19,6 +19,7 @@ from device_agent.engine import (
 )
 from device_agent.prompting import PeerAnswer, compose_question, extract_answer
 from device_agent.routing import confidence_value
+from device_agent.tracing import describe_result, task_span
 from protos.airloom.v1 import inference_pb2, task_pb2
 from protos.errors import AirloomError, InvalidTaskError
 
@@ -149,8 +150,11 @@ class Answerer:
     ) -> task_pb2.TaskResult:
         """Answer a task; raises AirloomError (deadline, cancellation, overload, bad task)."""
         started_s = time.monotonic()
-        completion = await self._model.chat(self.chat_request(task, deadline_s), on_text)
-        return self.result(task.task_id, completion, started_s)
+        with task_span("generate", task) as span:
+            completion = await self._model.chat(self.chat_request(task, deadline_s), on_text)
+            result = self.result(task.task_id, completion, started_s)
+            describe_result(span, result)
+        return result
 
     def result(self, task_id: str, completion: Completion, started_s: float) -> task_pb2.TaskResult:
         """Write a completion as a task's result."""

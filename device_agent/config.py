@@ -133,6 +133,13 @@ class HttpSettings(Settings):
         return read_secret(self.api_key_file)
 
 
+class TracingSettings(Settings):
+    """Where spans are sent: a collector that takes OTLP over gRPC."""
+
+    endpoint: str = Field("localhost:4317", description="host:port")
+    plaintext: bool = Field(False, description="send without TLS")
+
+
 class DeviceSettings(Settings):
     """Everything a device agent is told."""
 
@@ -144,6 +151,7 @@ class DeviceSettings(Settings):
     cloud: CloudSettings | None = None
     telemetry: TelemetrySettings | None = None
     http: HttpSettings | None = Field(None, description="serve OpenAI's API as well")
+    tracing: TracingSettings | None = Field(None, description="send OpenTelemetry spans")
     link_epoch_file: FilePath | None = Field(
         None, description="holds the number of the link conditions in force"
     )

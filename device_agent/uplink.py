@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from device_agent.answering import failure
 from device_agent.backoff import full_jitter
 from device_agent.concurrency import first_to_end
 from device_agent.config import CloudSettings
 from device_agent.security import open_channel
+from device_agent.tracing import send_along, task_span
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
 from protos.errors import AirloomError, DeadlineExceededError, UnreachableError
 
@@ -85,11 +87,16 @@ class Uplink:
             UnreachableError: there is no stream, or it broke before the answer came.
             DeadlineExceededError: the deadline passed first.
         """
+        with task_span("uplink", task, SpanKind.CLIENT):
+            return await self._ask(task, deadline_s)
+
+    async def _ask(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
         session = self._session
         if session is None:
             raise UnreachableError(f"the cloud cannot be reached: {self.last_error}")
         sent = task_pb2.Task()
         sent.CopyFrom(task)
+        send_along(sent)
         started_s = time.monotonic()
         timeout_s = None if deadline_s is None else max(0.0, deadline_s - started_s)
         if timeout_s is not None:

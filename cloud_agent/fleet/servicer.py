@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from cloud_agent.fleet.registry import ConnectedDevice, Registry
 from device_agent.answering import Answerer, deadline_of, failure
+from device_agent.tracing import task_span
 from device_agent.uplink import MISSED_HEARTBEATS, PROTOCOL
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, task_pb2
 from protos.errors import AirloomError
@@ -124,7 +126,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
 
     async def _answer(self, device: ConnectedDevice, task: task_pb2.Task, uplink_ms: float) -> None:
         try:
-            result = await self._answerer.answer(task, deadline_of(task, time.monotonic(), None))
+            with task_span("cloud", task, SpanKind.SERVER):
+                deadline_s = deadline_of(task, time.monotonic(), None)
+                result = await self._answerer.answer(task, deadline_s)
         except AirloomError as error:
             result = failure(task.task_id, error)
         if self._synchronised_clocks:
