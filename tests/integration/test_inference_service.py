@@ -1,0 +1,154 @@
+"""The gRPC service in full, on device agents as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from agents import MODELS, Agents, healthy
+
+from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
+
+PLAINTEXT = {"plaintext": True}
+
+
+@pytest.fixture
+async def board(agents: Agents) -> AsyncIterator[Any]:
+    async with await connect(agents, "board") as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+async def connect(agents: Agents, name: str, **model: Any) -> grpc.aio.Channel:
+    address = f"unix:{agents.folder}/{name}.sock"
+    await agents.start(
+        "device",
+        name,
+        {
+            "device_id": name,
+            "listen": address,
+            "listen_security": PLAINTEXT,
+            "model": {"path": str(MODELS["mathematics"]), "threads": 1, **model},
+        },
+    )
+    await healthy(address)
+    return grpc.aio.insecure_channel(address)
+
+
+def task(text: str, task_id: str = "t", **sampling: Any) -> task_pb2.Task:
+    return task_pb2.Task(
+        task_id=task_id,
+        parts=[task_pb2.Part(text=task_pb2.TextPart(text=text))],
+        sampling=task_pb2.Sampling(**sampling),
+    )
+
+
+async def test_a_batch_is_answered_side_by_side_and_one_failure_spares_the_others(
+    board: Any,
+) -> None:
+    tasks = [task(f"What is {n}+25?", str(n)) for n in range(11, 15)]
+    tasks.append(task("7" * 1000, "long"))
+    request = inference_pb2.InferBatchRequest(tasks=tasks)
+    results = {r.result.task_id: r.result async for r in board.InferBatch(request, timeout=30)}
+    assert {t.task_id for t in tasks} == results.keys()
+    for n in range(11, 15):
+        assert results[str(n)].answer.final_answer == str(n + 25)
+    assert results["long"].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+async def test_text_streams_before_the_result(board: Any) -> None:
+    request = inference_pb2.InferStreamRequest(task=task("What is 12+25?"))
+    events = [event async for event in board.InferStream(request, timeout=30)]
+    assert all(event.HasField("text") for event in events[:-1])
+    assert "".join(event.text for event in events[:-1]) == events[-1].result.answer.text
+
+
+async def test_an_answer_follows_a_schema(board: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"sum": {"type": "string", "pattern": "^[0-9]{2}$"}},
+        "required": ["sum"],
+        "additionalProperties": False,
+    }
+    request = inference_pb2.InferRequest(
+        task=task("What is 12+25?", json_schema=json.dumps(schema))
+    )
+    reply = await board.Infer(request, timeout=30)
+    assert len(json.loads(reply.result.answer.text)["sum"]) == 2
+    wrong = inference_pb2.InferRequest(task=task("What is 12+25?", json_schema="[1,"))
+    with pytest.raises(grpc.aio.AioRpcError, match="json_schema"):
+        await board.Infer(wrong, timeout=30)
+
+
+async def test_texts_are_embedded_and_tokenised(board: Any) -> None:
+    reply = await board.Embed(inference_pb2.EmbedRequest(texts=["one", "two"]), timeout=30)
+    assert [len(one.values) for one in reply.embeddings] == [192, 192]
+    text = "naïve ✓"
+    reply = await board.Tokenize(inference_pb2.TokenizeRequest(text=text), timeout=30)
+    assert b"".join(reply.pieces).decode() == text
+    assert len(reply.token_ids) == len(reply.pieces)
+
+
+async def test_models_and_adapters_are_listed(board: Any) -> None:
+    models = await board.ListModels(inference_pb2.ListModelsRequest(), timeout=30)
+    described = await board.DescribeModel(inference_pb2.DescribeModelRequest(), timeout=30)
+    assert list(models.models) == [described.model]
+    assert not described.model.reads_images
+    adapters = await board.ListAdapters(inference_pb2.ListAdaptersRequest(), timeout=30)
+    assert list(adapters.adapters) == []
+    asked = task("What is 12+25?")
+    asked.adapters.add(name="style")
+    with pytest.raises(grpc.aio.AioRpcError, match="no adapter 'style' is loaded; loaded: none"):
+        await board.Infer(inference_pb2.InferRequest(task=asked), timeout=30)
+
+
+async def test_an_image_for_a_text_model_is_refused_in_words(board: Any) -> None:
+    asked = task("What is this?")
+    asked.parts.add(image=task_pb2.ImagePart(media_type="image/png", data=b"png"))
+    with pytest.raises(grpc.aio.AioRpcError, match="reads text only: no projector"):
+        await board.Infer(inference_pb2.InferRequest(task=asked), timeout=30)
+
+
+async def test_a_running_task_moves_to_another_board(agents: Agents, board: Any) -> None:
+    asked = task("What is 12+25?", "moving", max_tokens=10)
+    asked.sampling.grammar = "root ::= [0-9]{300}"
+    asked.sampling.max_tokens = 320
+    whole = await board.Infer(inference_pb2.InferRequest(task=asked), timeout=60)
+    running = board.InferStream(inference_pb2.InferStreamRequest(task=asked), timeout=60)
+    first = await running.read()
+    assert first.text
+    suspend = board.Suspend(inference_pb2.SuspendRequest(task_id="moving"), timeout=30)
+    chunks = [reply.chunk async for reply in suspend]
+    with pytest.raises(grpc.aio.AioRpcError, match="handed over"):
+        while await running.read() is not grpc.aio.EOF:
+            pass
+
+    async def parts() -> AsyncIterator[inference_pb2.ResumeRequest]:
+        for chunk in chunks:
+            yield inference_pb2.ResumeRequest(task_id="moving", chunk=chunk)
+
+    async with await connect(agents, "other", parallel=2) as channel:
+        other = inference_pb2_grpc.InferenceServiceStub(channel)
+        events = [event async for event in other.Resume(parts(), timeout=60)]
+        result = events[-1].result
+        rest = "".join(event.text for event in events[:-1])
+        assert result.answer.text == whole.result.answer.text
+        assert 0 < len(rest) < 300
+        assert result.answer.text.endswith(rest)
+        assert result.answer.provenance.agent_id == "other"
+        with pytest.raises(grpc.aio.AioRpcError, match="no task 'moving' is running"):
+            again = other.Suspend(inference_pb2.SuspendRequest(task_id="moving"), timeout=30)
+            await again.read()
+
+
+async def test_many_callers_at_once_get_their_own_answers(board: Any) -> None:
+    async def ask(a: int, b: int) -> None:
+        asked = task(f"What is {a}+{b}?", f"{a}+{b}")
+        reply = await board.Infer(inference_pb2.InferRequest(task=asked), timeout=60)
+        assert reply.result.task_id == asked.task_id
+        assert reply.result.answer.final_answer == str(a + b)
+
+    await asyncio.gather(*(ask(a, b) for a in range(20, 26) for b in range(40, 45)))

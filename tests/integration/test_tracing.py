@@ -1,0 +1,71 @@
+"""One trace from the device's question to the cloud's answer, as a collector receives it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from agents import Agents, free_port, healthy
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from test_agents import (
+    PLAINTEXT,
+    cloud_settings,
+    device_settings,
+    infer,
+    question,
+    until_registered,
+)
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that arrive, with the service that each is from."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Any]] = []
+
+    async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del context
+        for resource in request.resource_spans:
+            service = next(
+                attribute.value.string_value
+                for attribute in resource.resource.attributes
+                if attribute.key == "service.name"
+            )
+            self.spans += [(service, s) for scope in resource.scope_spans for s in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def test_device_and_cloud_share_one_trace(agents: Agents) -> None:
+    collector, server = Collector(), grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    tracing = {"endpoint": f"127.0.0.1:{port}", "plaintext": True}
+    folder, cloud_port = agents.folder, free_port()
+    started = []
+    for kind, name, settings in (
+        ("cloud", "cloud", cloud_settings(folder, cloud_port, PLAINTEXT)),
+        ("device", "board", device_settings(folder, cloud_port, PLAINTEXT)),
+    ):
+        started.append(await agents.start(kind, name, {**settings, "tracing": tracing}))
+        await healthy(f"unix:{folder}/{name}.sock")
+    await until_registered(folder, ["board"])
+    await infer(folder, question())
+    # An agent that stops sends what it still has.
+    await asyncio.gather(*(agent.stop() for agent in started))
+    await server.stop(None)
+    spans = {f"{service} {span.name}": span for service, span in collector.spans}
+    device = spans["device-agent board device"]
+    assert not device.parent_span_id
+    assert {span.trace_id for span in spans.values()} == {device.trace_id}
+    assert spans["device-agent board generate"].parent_span_id == device.span_id
+    uplink = spans["device-agent board uplink"]
+    assert uplink.parent_span_id == device.span_id
+    cloud = spans["cloud-agent cloud cloud"]
+    assert cloud.parent_span_id == uplink.span_id
+    generate = spans["cloud-agent cloud generate"]
+    assert generate.parent_span_id == cloud.span_id
+    attributes = {a.key: a.value for a in generate.attributes}
+    assert attributes["gen_ai.response.model"].string_value == "airloom-cloud"
+    assert attributes["gen_ai.usage.output_tokens"].int_value > 0
