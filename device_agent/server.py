@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -82,4 +83,4 @@ def run_agent(
     )
     # The decode thread wants the interpreter back as soon as a pass ends, not 5 ms later.
     sys.setswitchinterval(0.0002)
-    asyncio.run(main())
+    uvloop.run(main())

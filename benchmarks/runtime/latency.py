@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 import httpx
+import uvloop
 
 from benchmarks.result import Result
 from benchmarks.runtime.subjects import Subject, device_agent, shipped
@@ -87,10 +88,10 @@ async def _through_http(url: str, model: str) -> float:
 def run() -> list[Result]:
     """Measure the shipped mathematician, whose first token takes well below a millisecond."""
     subject = shipped("mathematics")
-    bare = asyncio.run(_bare(subject))
+    bare = uvloop.run(_bare(subject))
     with device_agent(subject, parallel=4) as agent:
-        by_grpc = asyncio.run(_through_grpc(agent.grpc))
-        by_http = asyncio.run(_through_http(agent.url, agent.model))
+        by_grpc = uvloop.run(_through_grpc(agent.grpc))
+        by_http = uvloop.run(_through_http(agent.url, agent.model))
     return [
         Result(
             "runtime/ttft-added/grpc", by_grpc - bare, "ms", "limit", _GRPC_LIMIT_MS, at_most=1.0

@@ -53,6 +53,10 @@ from protos.errors import (
 )
 
 T = TypeVar("T")
+
+_TURN_PASSES = 8
+"""For one set of adapters while others wait."""
+
 log = logging.getLogger(__name__)
 
 
@@ -137,6 +141,7 @@ class Engine:
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
         self._adapters_in_use = BASE
         self._served: dict[int, int] = {}
+        self._turn_ends = 0
         self._active: list[_Job] = []
         self._waiting: deque[_Job] = deque()
         self._chores: deque[Callable[[], None]] = deque()
@@ -574,6 +579,19 @@ class Engine:
             self._context.use_adapters(self._adapters_in_use.natives)
             self.statistics.adapter_switches += 1
         return list(jobs)
+
+    def _whose_turn(self, keys: set[int]) -> int:
+        """The set whose turn lasts, else the one that has waited longest.
+
+        llama.cpp plans its graphs anew after every change, which costs about as much as a pass of
+        a small model: a turn is several passes.
+        """
+        passes, present = self.statistics.passes, self._adapters_in_use.key
+        if present in keys and passes < self._turn_ends:
+            return present
+        key = min(keys, key=lambda each: self._served.get(each, -1))
+        self._served[key], self._turn_ends = passes, passes + _TURN_PASSES
+        return key
 
     def _remove(self, job: _Job, event: Completion | AirloomError) -> None:
         with self._changed:
