@@ -57,7 +57,7 @@ class ModelSettings(AnswerSettings):
     threads: int = Field(default_factory=physical_cores, ge=1)
     batch_tokens: int = Field(512, ge=16, description="of one pass through the model")
     stall_ms: float = Field(
-        200.0, gt=0, description="for how long reading a prompt may hold up running generations"
+        500.0, gt=0, description="for how long reading a prompt may hold up running generations"
     )
     queue_length: int = Field(64, ge=0, description="requests that wait for a place")
     key_value_type: Literal["f32", "f16", "q8_0", "q4_0"] = Field(

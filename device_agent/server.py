@@ -82,5 +82,5 @@ def run_agent(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # The decode thread wants the interpreter back as soon as a pass ends, not 5 ms later.
-    sys.setswitchinterval(0.0002)
+    sys.setswitchinterval(0.00005)
     uvloop.run(main())

@@ -18,6 +18,7 @@ from collections.abc import Sequence as Sequences
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ from device_agent.engine.grammar import Grammar
 from device_agent.engine.handover import SequenceState
 from device_agent.engine.images import Vision
 from device_agent.engine.model import Model, ModelDescription
-from device_agent.engine.prefix_cache import PrefixCache
+from device_agent.engine.prefix_cache import PrefixCache, Slot
 from device_agent.engine.requests import (
     Alternative,
     Completion,
@@ -53,6 +54,9 @@ from protos.errors import (
 )
 
 T = TypeVar("T")
+
+_WIDEST_BRIDGE = 2
+"""Free slots that a pass takes along rather than be split."""
 
 _TURN_PASSES = 8
 """For one set of adapters while others wait."""
@@ -78,7 +82,7 @@ class EngineSettings:
     queue_length: int = 64
     """Requests that wait while all places are taken."""
     key_value_type: KeyValueType = "f16"
-    stall_s: float = 0.2
+    stall_s: float = 0.5
     """For how long reading a prompt may hold up running generations."""
     draft_tokens: int = 4
     """Proposed at a time, where there is a draft model."""
@@ -508,6 +512,8 @@ class Engine:
             sequence.slot, sequence.position, sequence.cached_tokens = slot, reused, reused
             self.statistics.cached_tokens += reused
             self._cache.occupy(slot, keys, reused)
+        # In the order of the slots: see _idle_between.
+        self._active.sort(key=lambda job: job.sequence.slot.index)
 
     def _take_over(self, job: _Job, memory: bytes) -> None:
         sequence = job.sequence
@@ -524,46 +530,108 @@ class Engine:
 
     def _pass(self) -> None:
         """One pass through the model for the sequences of one set of adapters."""
-        jobs = self._next_group()
+        # An image is read in passes of its own.
+        jobs = [job for job in self._next_group() if not self._read_image(job)]
         decoding = [job for job in jobs if job.sequence.decoding]
-        reading = [job for job in jobs if not job.sequence.decoding]
         started_s = time.monotonic()
-        drafting = self._drafter is not None and self._payoff.pays(len(decoding))
-        drafts: Mapping[Sequence, list[int]] = {}
-        if drafting and self._drafter is not None and decoding:
-            drafts = self._drafter.draft(
-                [job.sequence for job in decoding], self.settings.draft_tokens
-            )
-        batch = self._batch
-        batch.clear()
-        for job in decoding:
-            sequence = job.sequence
-            position = sequence.position + sequence.position_shift
-            batch.add(sequence.tokens[-1], position, sequence.slot.index)
-            for offset, token in enumerate(drafts.get(sequence, ()), 1):
-                batch.add(token, position + offset, sequence.slot.index)
-        read, complete = self._add_prompts(reading, len(decoding)) if reading else (0, [])
-        if not batch.size:
+        drafting = bool(decoding) and self._drafter is not None and self._payoff.pays(len(decoding))
+        drafts = self._draft(decoding) if drafting else {}
+        self._batch.clear()
+        reading = len(decoding) < len(jobs)
+        idle = self._idle_between(decoding) if not (reading or drafts) else {}
+        shares = self._share_prompts(jobs, drafts) if reading else {}
+        # In the order of the slots: see _idle_between.
+        taking = [job for job in jobs if self._add(job, drafts, idle, shares)]
+        if not self._batch.size:
             return
         try:
-            logits = self._context.decode(batch)
+            logits = self._context.decode(self._batch)
         except DecodeError as error:
             for job in jobs:
                 self._remove(job, error)
             return
-        generated = self._take_tokens(decoding + complete, drafts, logits)
+        for slots in idle.values():
+            for slot in slots:
+                self._context.trim(slot.index, slot.valid)
+        generated = self._take_tokens(taking, drafts, logits)
         duration_s = time.monotonic() - started_s
-        self._budget.observe(read, duration_s)
-        if self._drafter is not None and not read:
+        if reading:
+            self._budget.observe(self._batch.size, duration_s)
+        elif self._drafter is not None:
             self._payoff.observe(
                 len(decoding), drafted=drafting, tokens=generated, seconds=duration_s
             )
         statistics = self.statistics
         statistics.passes += 1
         statistics.pass_seconds += duration_s
-        statistics.passes_by_sequences[len(decoding) + len(complete)] += 1
-        statistics.prompt_tokens += read
+        statistics.passes_by_sequences[len(taking)] += 1
+        statistics.prompt_tokens += sum(shares.values())
         statistics.generated_tokens += generated
+
+    def _draft(self, decoding: list[_Job]) -> dict[Sequence, list[int]]:
+        assert self._drafter is not None
+        room = self._batch.capacity // len(decoding) - 1
+        count = min(self.settings.draft_tokens, room)
+        return self._drafter.draft([job.sequence for job in decoding], count) if count else {}
+
+    def _share_prompts(
+        self, jobs: list[_Job], drafts: Mapping[Sequence, list[int]]
+    ) -> dict[Sequence, int]:
+        """How many tokens of each prompt this pass reads."""
+        reading = [job.sequence for job in jobs if not job.sequence.decoding]
+        decoding = len(jobs) - len(reading)
+        room = self._batch.capacity - decoding - sum(map(len, drafts.values()))
+        budget = min(room, self._budget.tokens(decoding))
+        shares = share_out(budget, [sequence.readable for sequence in reading])
+        return dict(zip(reading, shares, strict=True))
+
+    def _add(
+        self,
+        job: _Job,
+        drafts: Mapping[Sequence, list[int]],
+        idle: Mapping[int, list[Slot]],
+        shares: Mapping[Sequence, int],
+    ) -> bool:
+        """Add a job's part to the batch; say whether its next token comes out of the pass."""
+        sequence, batch = job.sequence, self._batch
+        slot = sequence.slot.index
+        position = sequence.position + sequence.position_shift
+        if sequence.decoding:
+            for gap in idle.get(slot, ()):
+                batch.extend([0], gap.valid, gap.index, output=False)
+            batch.add(sequence.tokens[-1], position, slot)
+            for offset, token in enumerate(drafts.get(sequence, ()), 1):
+                batch.add(token, position + offset, slot)
+            return True
+        share = shares[sequence]
+        if not share:
+            return False
+        start, end = sequence.position, sequence.position + share
+        whole = end == len(sequence.tokens)
+        batch.extend(sequence.tokens[start:end], position, slot, output=whole)
+        if not whole:
+            sequence.position = end
+            sequence.slot.valid = sequence.remembered
+        return whole
+
+    def _idle_between(self, decoding: list[_Job]) -> dict[int, list[Slot]]:
+        """Free slots between those that decode, by the decoding slot that they come before.
+
+        llama.cpp computes sequences together only where their numbers follow one another: a gap
+        splits the pass, and every part reads all weights again. A token that nobody wants is
+        cheaper, and is forgotten at once.
+        """
+        between: dict[int, list[Slot]] = {}
+        slots = self._cache.slots
+        for before, after in pairwise(job.sequence.slot.index for job in decoding):
+            gap = slots[before + 1 : after]
+            if (
+                0 < len(gap) <= _WIDEST_BRIDGE
+                and not any(slot.busy for slot in gap)
+                and all(slot.valid < self.context_tokens for slot in gap)
+            ):
+                between[after] = gap
+        return between
 
     def _next_group(self) -> list[_Job]:
         """The jobs whose next tokens need the same adapters; the longest unserved set first."""
@@ -597,31 +665,6 @@ class Engine:
         with self._changed:
             self._active.remove(job)
         self._end(job, event)
-
-    def _add_prompts(self, reading: list[_Job], decoding: int) -> tuple[int, list[_Job]]:
-        """Add parts of prompts to the batch; return their size and the jobs that are read whole."""
-        reading = [job for job in reading if not self._read_image(job)]
-        budget = min(self._batch.room, self._budget.tokens(decoding))
-        shares = share_out(budget, [job.sequence.readable for job in reading])
-        complete = []
-        for job, share in zip(reading, shares, strict=True):
-            if not share:
-                continue
-            sequence = job.sequence
-            start, end = sequence.position, sequence.position + share
-            whole = end == len(sequence.tokens)
-            self._batch.extend(
-                sequence.tokens[start:end],
-                start + sequence.position_shift,
-                sequence.slot.index,
-                output=whole,
-            )
-            if whole:
-                complete.append(job)
-            else:
-                sequence.position = end
-                sequence.slot.valid = sequence.remembered
-        return sum(shares), complete
 
     def _read_image(self, job: _Job) -> bool:
         """Read the image whose turn it is; False where it is text's."""

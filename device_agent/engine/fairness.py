@@ -44,7 +44,7 @@ class PrefillBudget:
         return max(_SMALLEST_SHARE, min(self._batch_tokens, affordable))
 
     def observe(self, tokens: int, duration_s: float) -> None:
-        """Learn from a pass that read prompts."""
+        """Learn from a pass over so many tokens, those of prompts and of generations together."""
         if tokens < _SMALLEST_SHARE:
             return
         token_s = duration_s / tokens
