@@ -27,11 +27,13 @@ async def _measure(subject: Subject, generated: int) -> tuple[float, float]:
     for turn in range(_REPEATS + 1):
         # Another first token each time: nothing is found in the cache.
         prompt = tuple((10 + turn + 7 * i) % 80 + 5 for i in range(_PROMPT_TOKENS))
-        done = await engine.generate(
-            GenerateRequest(prompt, max_tokens=generated + 1, ignore_end=True, scores=False)
-        )
+        done = await engine.generate(GenerateRequest(prompt, max_tokens=1, scores=False))
         prefill.append(done.prompt_tokens / done.prefill_ms * 1e3)
-        decode.append(generated / done.decode_ms * 1e3)
+        # llama-bench decodes from an empty context.
+        request = GenerateRequest(
+            prompt[:1], max_tokens=generated + 1, ignore_end=True, scores=False
+        )
+        decode.append(generated / (await engine.generate(request)).decode_ms * 1e3)
     await asyncio.to_thread(engine.close)
     return statistics.median(prefill[1:]), statistics.median(decode[1:])
 

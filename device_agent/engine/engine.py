@@ -581,7 +581,7 @@ class Engine:
         reading = [job.sequence for job in jobs if not job.sequence.decoding]
         decoding = len(jobs) - len(reading)
         room = self._batch.capacity - decoding - sum(map(len, drafts.values()))
-        budget = min(room, self._budget.tokens(decoding))
+        budget = min(room, self._budget.tokens(decoding=decoding, reading=len(reading)))
         shares = share_out(budget, [sequence.readable for sequence in reading])
         return dict(zip(reading, shares, strict=True))
 

@@ -27,8 +27,9 @@ class PrefillBudget:
     """How many prompt tokens a pass may read.
 
     While nobody is decoding, as many as a batch holds. Else so many that running generations stall
-    for `stall_s` at most, by the speed of the passes so far: a 512-token pass takes 0.3 s on a
-    desktop core and ten seconds on a small board.
+    for about `stall_s`, by the speed of the passes so far: a 512-token pass takes 2 s on a desktop
+    core and ten on a small board. Where more wait for their first token than for their next one,
+    the stall may be longer in proportion: larger passes read prompts faster.
     """
 
     def __init__(self, batch_tokens: int, stall_s: float) -> None:
@@ -36,11 +37,11 @@ class PrefillBudget:
         self._stall_s = stall_s
         self._token_s: float | None = None
 
-    def tokens(self, decoding: int) -> int:
-        """The budget of the next pass, beside `decoding` generations."""
+    def tokens(self, *, decoding: int, reading: int) -> int:
+        """The budget of the next pass for so many prompts, beside so many generations."""
         if not decoding or self._token_s is None:
             return self._batch_tokens
-        affordable = int(self._stall_s / self._token_s)
+        affordable = int(self._stall_s * max(1.0, reading / decoding) / self._token_s)
         return max(_SMALLEST_SHARE, min(self._batch_tokens, affordable))
 
     def observe(self, tokens: int, duration_s: float) -> None:

@@ -146,13 +146,14 @@ def test_shares_are_max_min_fair(budget: int, wanted: list[int]) -> None:
 
 def test_the_prefill_budget_follows_the_boards_speed() -> None:
     budget = PrefillBudget(512, stall_s=0.2)
-    assert budget.tokens(decoding=3) == 512
+    assert budget.tokens(decoding=3, reading=1) == 512
     budget.observe(512, 10.0)
-    assert budget.tokens(decoding=0) == 512
-    assert budget.tokens(decoding=3) == 16
+    assert budget.tokens(decoding=0, reading=1) == 512
+    assert budget.tokens(decoding=3, reading=1) == 16
     for _ in range(50):
         budget.observe(512, 0.512)
-    assert budget.tokens(decoding=3) == pytest.approx(200, abs=2)
+    assert budget.tokens(decoding=3, reading=1) == pytest.approx(200, abs=2)
+    assert budget.tokens(decoding=3, reading=6) == pytest.approx(400, abs=4)
 
 
 @given(
