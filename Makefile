@@ -16,6 +16,7 @@ demo:  ## set up, then run the quickstart scenario and write its report
 
 test:  ## set up, then run every test
 	@tools/setup.sh testbed,train,dev $(TEST_PROGRAMS)
+	@tools/peers.sh >/dev/null
 	@$(PYTHON) -m pytest $(ARGS)
 
 models:  ## train, quantise and describe the shipped models (about 2 hours on 2 cores; resumable)
@@ -31,7 +32,7 @@ bench:  ## measure, print a table and write build/bench.json
 	@tools/setup.sh testbed,train,dev
 	@$(PYTHON) -m benchmarks
 
-bench-%:  ## one benchmark: make bench-links, bench-model
+bench-%:  ## one benchmark: make bench-links, bench-runtime
 	@tools/setup.sh testbed,train,dev
 	@$(PYTHON) -m benchmarks $*
 

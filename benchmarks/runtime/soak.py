@@ -129,7 +129,6 @@ def _bad_requests() -> list[GenerateRequest]:
         GenerateRequest(()),
         GenerateRequest((1, 10**6)),
         GenerateRequest("x", max_tokens=0),
-        GenerateRequest("x", grammar="root = ["),
         GenerateRequest("x", adapters=(AdapterUse("none"),)),
     ]
 

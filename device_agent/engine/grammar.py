@@ -38,6 +38,9 @@ _SAYS_NOTHING = frozenset(
         *("$schema", "$id", "$comment"),
     ]
 )
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+_LARGEST_COUNT = 2000
+"""Repetitions are written out in the grammar; llama.cpp itself takes no more."""
 _HOLD_SCHEMAS_BY_NAME = ("properties", "$defs", "definitions")
 
 
@@ -53,6 +56,10 @@ def _check_keywords(schema: object, path: str = "$") -> None:
             raise InvalidTaskError(
                 f"the JSON schema at {path} has {key!r}, which cannot be enforced; these can: "
                 + ", ".join(sorted(_FOLLOWED))
+            )
+        if key in _COUNTS and not (isinstance(value, int) and 0 <= value <= _LARGEST_COUNT):
+            raise InvalidTaskError(
+                f"the JSON schema at {path} has {key!r}: {value!r}; 0 to {_LARGEST_COUNT} can be counted"
             )
         if key in _HOLD_SCHEMAS_BY_NAME and isinstance(value, dict):
             for name, part in value.items():

@@ -175,6 +175,8 @@ async def test_a_wrong_grammar_is_refused_before_anything_is_queued(
         from_json_schema({"type": "array", "items": {"$ref": "#/nowhere"}})
     with pytest.raises(InvalidTaskError, match=r"\$\.properties\.n has 'minimum'"):
         from_json_schema({"type": "object", "properties": {"n": {"minimum": 1}}})
+    with pytest.raises(InvalidTaskError, match="'maxItems': 1000000000; 0 to 2000"):
+        from_json_schema({"type": "array", "maxItems": 10**9})
 
 
 async def test_a_deadline_reaches_the_decode_loop(make_engine: MakeEngine) -> None:
