@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from device_agent.doctor import processor_name
 from testbed.records import write_atomically
 
 
@@ -54,12 +55,7 @@ class Result:
 
 def processor() -> str:
     """The processor's own name and how many there are."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith(("model name", "Model"))
-    ]
-    return f"{os.cpu_count()} × {names[0] if names else platform.machine()}"
+    return f"{os.cpu_count()} × {processor_name()}"
 
 
 def show(results: Sequence[Result], console: Console) -> None:

@@ -9,7 +9,6 @@ from device_agent.config import (
     HttpSettings,
     ModelSettings,
     TracingSettings,
-    read_secret,
 )
 from device_agent.security import TransportSecurity
 from device_agent.yaml_file import FilePath, Settings
@@ -23,12 +22,6 @@ class ServerSettings(Settings):
     weight: float = Field(1.0, gt=0, description="its share of the work relative to the others'")
     timeout_s: float = Field(120.0, gt=0)
     api_key_file: FilePath | None = Field(None, description="holds the key on its first line")
-
-    def read_api_key(self) -> str:
-        """The key, empty where none is needed."""
-        if self.api_key_file is None:
-            return ""
-        return read_secret(self.api_key_file)
 
 
 class ServersSettings(AnswerSettings):

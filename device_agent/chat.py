@@ -123,12 +123,8 @@ class EngineChat:
         if task_id:
             self._running[task_id] = generation
         try:
-            if on_text is not None:
-                async for delta in generation:
-                    on_text(delta.text)
-            return await generation.completion()
+            return await generation.follow(on_text)
         finally:
-            generation.cancel()
             if self._running.get(task_id) is generation:
                 del self._running[task_id]
 

@@ -19,8 +19,14 @@ def physical_cores() -> int:
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
-def read_secret(path: Path) -> str:
-    """Read the one line of a key file; ConfigurationError where it cannot be read or is empty."""
+def read_secret(path: Path | None) -> str:
+    """Read the one line of a key file, empty where no file is set.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is empty.
+    """
+    if path is None:
+        return ""
     try:
         key = path.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -125,12 +131,6 @@ class HttpSettings(Settings):
     api_key_file: FilePath | None = Field(
         None, description="holds the key that clients must send, on its first line"
     )
-
-    def read_api_key(self) -> str:
-        """The key, empty where none is needed."""
-        if self.api_key_file is None:
-            return ""
-        return read_secret(self.api_key_file)
 
 
 class TracingSettings(Settings):

@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp
 import psutil
 
+from device_agent.config import physical_cores
 from device_agent.engine import Model
 from device_agent.engine.context import Batch, Context, KeyValueType
 from device_agent.engine.memory import (
@@ -75,14 +76,19 @@ class Advice:
     reasons: tuple[str, ...]
 
 
-def inspect_board(sensors: BoardSensors | None = None) -> Board:
-    """Look at this board."""
-    sensors = sensors or BoardSensors()
+def processor_name() -> str:
+    """The processor's own name."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith(("model name", "Model"))
     ]
+    return names[0] if names else platform.machine()
+
+
+def inspect_board(sensors: BoardSensors | None = None) -> Board:
+    """Look at this board."""
+    sensors = sensors or BoardSensors()
     flags = llama_cpp.llama_print_system_info().decode()
     throttling = sensors.read().throttling
     active = []
@@ -91,8 +97,8 @@ def inspect_board(sensors: BoardSensors | None = None) -> Board:
         active = [flag.replace("_", " ") for flag in now if getattr(throttling, flag)]
     return Board(
         name=sensors.model or platform.node(),
-        processor=names[0] if names else platform.machine(),
-        physical_cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        processor=processor_name(),
+        physical_cores=physical_cores(),
         logical_cores=os.cpu_count() or 1,
         memory_total_bytes=psutil.virtual_memory().total,
         memory_available_bytes=available_bytes(),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 import yaml
 
 from benchmarks.qwen_shape import QwenShape, write_random
 from benchmarks.runtime.llama_cpp_programs import free_port, running
+from device_agent.config import physical_cores
 
 BUILD = Path("build/bench")
 
@@ -36,8 +35,7 @@ def qwen() -> Subject:
     path = BUILD / "random-qwen2-0.5b.Q4_0.gguf"
     if not path.exists():
         write_random(QwenShape(), "Q4_0", path)
-    threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return Subject("qwen2-0.5b-Q4_0", path, threads, tokens=24, context_tokens=512)
+    return Subject("qwen2-0.5b-Q4_0", path, physical_cores(), tokens=24, context_tokens=512)
 
 
 def shipped(name: str) -> Subject:

@@ -11,6 +11,7 @@ import openai
 
 from cloud_agent.config import ServerSettings
 from device_agent.chat import ChatRequest, Message, OnText
+from device_agent.config import read_secret
 from device_agent.engine import IMAGE_MARK, Completion, Sampling
 from device_agent.engine.confidence import TokenScore, summarise
 from protos.errors import (
@@ -33,7 +34,7 @@ class OpenAIServer:
         self.settings = settings
         self._client = openai.AsyncOpenAI(
             base_url=settings.url,
-            api_key=settings.read_api_key() or "none",
+            api_key=read_secret(settings.api_key_file) or "none",
             max_retries=0,
             timeout=settings.timeout_s,
         )

@@ -8,6 +8,7 @@ take effect there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -158,13 +159,9 @@ class Engine:
 
     # What callers on an event loop use.
 
-    @property
+    @cached_property
     def description(self) -> ModelDescription:
         """The model as this engine runs it."""
-        return self._description
-
-    @cached_property
-    def _description(self) -> ModelDescription:
         return replace(
             self.model.description,
             context_tokens=self.context_tokens,
@@ -191,13 +188,7 @@ class Engine:
             InvalidTaskError: the request cannot be met by this model.
         """
         generation = await self.start(request, stream=on_text is not None)
-        try:
-            if on_text is not None:
-                async for delta in generation:
-                    on_text(delta.text)
-            return await generation.completion()
-        finally:
-            generation.cancel()
+        return await generation.follow(on_text)
 
     async def start(self, request: GenerateRequest, *, stream: bool = True) -> Generation:
         """Queue a generation; raises as `generate` does, before anything is queued."""
@@ -364,7 +355,8 @@ class Engine:
                 return
             try:
                 future.set_result(work())
-            except AirloomError as error:
+            except Exception as error:
+                # Whatever fails is for whoever asked; generations go on.
                 future.set_exception(error)
 
         with self._changed:
@@ -429,7 +421,7 @@ class Engine:
             mine = [event for event in outbox if event[0].loop is loop]
             outbox = [event for event in outbox if event[0].loop is not loop]
             # A loop that is closed has nobody waiting on it.
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_deliver, mine)
 
     def _end(self, job: _Job, event: Completion | SequenceState | AirloomError) -> None:
@@ -636,11 +628,13 @@ class Engine:
     def _next_group(self) -> list[_Job]:
         """The jobs whose next tokens need the same adapters; the longest unserved set first."""
         jobs = self._active
-        key = jobs[0].sequence.set_key
-        if any(job.sequence.set_key != key for job in jobs):
+        key = jobs[0].sequence.set_in_use.key
+        if any(job.sequence.set_in_use.key != key for job in jobs):
             served = self._served
-            key = min({job.sequence.set_key for job in jobs}, key=lambda each: served.get(each, -1))
-            jobs = [job for job in jobs if job.sequence.set_key == key]
+            key = min(
+                {job.sequence.set_in_use.key for job in jobs}, key=lambda each: served.get(each, -1)
+            )
+            jobs = [job for job in jobs if job.sequence.set_in_use.key == key]
             served[key] = self.statistics.passes
         if self._adapters_in_use.key != key:
             self._adapters_in_use = jobs[0].sequence.set_in_use

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from device_agent.engine.handover import SequenceState
 from device_agent.engine.requests import Completion, Delta
@@ -74,6 +74,19 @@ class Generation:
         if isinstance(outcome, SequenceState):
             raise CancelledTaskError("the generation was handed over")
         return outcome
+
+    async def follow(self, on_text: Callable[[str], None] | None) -> Completion:
+        """Tell each piece of text as it comes, then return the completion.
+
+        Whatever ends the waiting, the caller's own cancellation included, ends the generation.
+        """
+        try:
+            if on_text is not None:
+                async for delta in self:
+                    on_text(delta.text)
+            return await self.completion()
+        finally:
+            self.cancel()
 
     async def suspend(self) -> SequenceState:
         """Take the generation out of the engine, to be resumed in another.

@@ -73,11 +73,12 @@ class Sequence:
         self.text = TextStream(self.request.stop)
         self._random: np.random.Generator | None = None
         self._counts: dict[int, int] | None = None if self.request.sampling.plain else {}
-        self._greedy = (
+        self.greedy = (
             self.request.sampling.temperature <= 0
             and self.request.sampling.plain
             and self.grammar is None
         )
+        """Whether the likeliest token is the next one, whatever came before."""
         # A grammar has its own end, and nothing may follow it.
         endless = self.request.ignore_end and self.grammar is None
         self._end = frozenset() if endless else self.model.end_tokens
@@ -105,12 +106,8 @@ class Sequence:
         return self.position == len(self.tokens) - 1 and bool(self.generated)
 
     @property
-    def set_key(self) -> int:
-        """Which adapters the next token is read with."""
-        return self.adapters.key if self.position >= self.adapters_from else BASE.key
-
-    @property
     def set_in_use(self) -> AdapterSet:
+        """The adapters that the next token is read with."""
         return self.adapters if self.position >= self.adapters_from else BASE
 
     @property
@@ -129,11 +126,6 @@ class Sequence:
         if self.adapters_from > self.position:
             ends.append(self.adapters_from)
         return min(ends) - self.position
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is the next one, whatever came before."""
-        return self._greedy
 
     @property
     def draftable(self) -> int:
@@ -196,11 +188,7 @@ class Sequence:
 
     def take_delta(self) -> Delta | None:
         """What came since the last call: None where no text has become certain."""
-        if not self._fresh_text:
-            return None
-        delta = Delta("".join(self._fresh_text), tuple(self._fresh))
-        self._fresh, self._fresh_text = [], []
-        return delta
+        return self.take_last_delta() if self._fresh_text else None
 
     def take_last_delta(self) -> Delta:
         """All that is left to tell; may be empty."""

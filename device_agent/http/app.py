@@ -8,6 +8,7 @@ import hmac
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -142,7 +143,7 @@ def _cards(engine: Engine, created: int) -> list[schemas.ModelCard]:
     ]
 
 
-class _Shape:
+class _Shape(ABC):
     """How an endpoint writes its answers, whole and in pieces."""
 
     prefix: str
@@ -177,17 +178,17 @@ class _Shape:
         }
         return f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
 
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def choice(self, index: int, completion: Completion) -> dict[str, Any]: ...
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        raise NotImplementedError
+    @abstractmethod
+    def opening(self, index: int) -> dict[str, Any] | None: ...
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def piece(self, index: int, delta: Delta) -> dict[str, Any]: ...
 
-    def closing(self, index: int, completion: Completion) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def closing(self, index: int, completion: Completion) -> dict[str, Any]: ...
 
 
 class _ChatShape(_Shape):

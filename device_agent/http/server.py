@@ -13,7 +13,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from device_agent.chat import EngineChat
-from device_agent.config import HttpSettings
+from device_agent.config import HttpSettings, read_secret
 from device_agent.http.app import create_app
 from protos.errors import ConfigurationError
 
@@ -35,7 +35,7 @@ async def serve_http(chat: EngineChat, registry: CollectorRegistry, settings: Ht
         ConfigurationError: the address is busy or not this machine's.
     """
     security = settings.security
-    app = create_app(chat, registry, settings.read_api_key())
+    app = create_app(chat, registry, read_secret(settings.api_key_file))
     config = uvicorn.Config(
         app,
         log_config=None,
