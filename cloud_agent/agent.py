@@ -32,6 +32,7 @@ from protos.airloom.v1 import (
     task_pb2,
 )
 from protos.errors import AirloomError, ConfigurationError
+from protos.grpc_status import grpc_status
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class CloudInferenceServicer(InferenceServicer):
             device = self._registry.get(request.device_id)
             result = await device.assign(request.task, deadline_s)
         except AirloomError as error:
-            await context.abort(error.status, str(error))
+            await context.abort(grpc_status(error), str(error))
         return inference_pb2.InferResponse(result=result)
 
 

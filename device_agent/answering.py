@@ -221,7 +221,6 @@ def model_info(description: ModelDescription) -> inference_pb2.ModelInfo:
 
 def failure(task_id: str, error: AirloomError) -> task_pb2.TaskResult:
     """Write an error as a task's result."""
-    code: int = error.status.value[0]
     return task_pb2.TaskResult(
-        task_id=task_id, error=task_pb2.TaskError(code=code, message=str(error))
+        task_id=task_id, error=task_pb2.TaskError(code=int(error.status), message=str(error))
     )

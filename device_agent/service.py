@@ -14,6 +14,7 @@ from device_agent.chat import EngineChat, OnText
 from device_agent.engine import SequenceState
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import AirloomError
+from protos.grpc_status import grpc_status
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,7 +51,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             result = await self._infer(request.task, deadline_s)
         except AirloomError as error:
-            await context.abort(error.status, str(error))
+            await context.abort(grpc_status(error), str(error))
         return inference_pb2.InferResponse(result=result)
 
     async def InferStream(  # noqa: N802
@@ -92,7 +93,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             state = (await chat.suspend(request.task_id)).to_bytes()
         except AirloomError as error:
-            await context.abort(error.status, str(error))
+            await context.abort(grpc_status(error), str(error))
         for start in range(0, len(state), _CHUNK_BYTES):
             yield inference_pb2.SuspendResponse(chunk=state[start : start + _CHUNK_BYTES])
 
@@ -124,7 +125,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             embedded = await chat.engine.embed(request.texts)
         except AirloomError as error:
-            await context.abort(error.status, str(error))
+            await context.abort(grpc_status(error), str(error))
         return inference_pb2.EmbedResponse(
             embeddings=[
                 inference_pb2.Embedding(values=vector.tolist(), tokens=tokens)
@@ -192,6 +193,6 @@ async def _text_then_result(
                 yield text
         yield await running
     except AirloomError as error:
-        await context.abort(error.status, str(error))
+        await context.abort(grpc_status(error), str(error))
     finally:
         running.cancel()

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from pathlib import Path
 
-import grpc
+
+class Status(IntEnum):
+    """The gRPC status codes in use, by number: whoever only shapes links need not load gRPC."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
 
 
 class AirloomError(Exception):
     """Any failure that airloom explains to its user."""
 
-    status = grpc.StatusCode.INTERNAL
+    status = Status.INTERNAL
 
 
 class ConfigurationError(AirloomError):
     """A file or setting is wrong; says where, what was wrong and what would be right."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.INVALID_ARGUMENT
 
     def __init__(
         self,
@@ -37,43 +48,43 @@ class ConfigurationError(AirloomError):
 class InvalidTaskError(AirloomError):
     """A task cannot be answered as it was put."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.INVALID_ARGUMENT
 
 
 class ModelLoadError(AirloomError):
     """A model file is missing, broken or of a kind that cannot be run."""
 
-    status = grpc.StatusCode.FAILED_PRECONDITION
+    status = Status.FAILED_PRECONDITION
 
 
 class DeadlineExceededError(AirloomError):
     """The time a task was given ran out."""
 
-    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    status = Status.DEADLINE_EXCEEDED
 
 
 class CancelledTaskError(AirloomError):
     """Whoever asked does not want the answer any more."""
 
-    status = grpc.StatusCode.CANCELLED
+    status = Status.CANCELLED
 
 
 class OverloadedError(AirloomError):
     """The queue is full; try again later or elsewhere."""
 
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = Status.RESOURCE_EXHAUSTED
 
 
 class UnreachableError(AirloomError):
     """A peer cannot be reached."""
 
-    status = grpc.StatusCode.UNAVAILABLE
+    status = Status.UNAVAILABLE
 
 
 class LinkError(AirloomError):
     """A link could not be shaped, measured or restored."""
 
-    status = grpc.StatusCode.FAILED_PRECONDITION
+    status = Status.FAILED_PRECONDITION
 
 
 class UnsupportedConditionError(LinkError):

@@ -112,13 +112,19 @@ class Model:
         """Free llama.cpp's memory; the model must not be used afterwards."""
         llama_cpp.llama_model_free(self.native)
 
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Split text into token ids; control tokens written in the text count as such."""
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Split text into token ids.
+
+        `add_special` puts the model's beginning token first where it has one; `parse_special`
+        takes control tokens that are written in the text, as templates do, for what they name.
+        """
         encoded = text.encode()
         room = len(encoded) + 8
         ids = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(
-            self.vocabulary, encoded, len(encoded), ids, room, add_special, True
+            self.vocabulary, encoded, len(encoded), ids, room, add_special, parse_special
         )
         if count < 0:
             raise InvalidTaskError(f"a text of {len(encoded)} bytes cannot be tokenised")

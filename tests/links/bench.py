@@ -40,7 +40,7 @@ def on_link(
         process = execute.make_link(board.operations)
         with contextlib.ExitStack() as stack:
             if process is not None:
-                stack.callback(process.communicate, timeout=10)
+                stack.callback(process.communicate, timeout=60)
                 stack.callback(process.terminate)
             result.write_text(json.dumps(use(board)), encoding="utf-8")
         return 0

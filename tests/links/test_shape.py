@@ -22,6 +22,8 @@ from testbed.sandbox import run_in_sandbox
 
 INTERFACE = "wlan9"
 NETEM = probe().netem
+PATIENCE_S = 120.0
+"""How long a command may take: in the user-mode kernel even Python's start is slow."""
 with_netem = pytest.mark.skipif(NETEM is not None, reason="tests/netem runs it where netem is")
 
 
@@ -36,7 +38,9 @@ def in_a_sandbox(check: Callable[[], None]) -> None:
 
 
 def tc(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    ).stdout
 
 
 def qdisc() -> dict[str, Any]:
@@ -64,7 +68,7 @@ def shape(*conditions: str) -> subprocess.Popen[str]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
@@ -83,7 +87,7 @@ def test_netem_shapes_until_told_to_stop() -> None:
         assert shaped["options"]["loss-random"]["loss"] == pytest.approx(0.01)
         assert shaped["options"]["rate"]["rate"] == 12_000_000 / 8
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert "is restored" in errors
         assert process.returncode == 0
         assert qdisc() == before
@@ -96,7 +100,7 @@ def test_netem_is_removed_when_the_time_is_over() -> None:
     def check() -> None:
         before = qdisc()
         process = shape("--delay", "5 ms", "--for", "0.5 s")
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
         assert qdisc() == before
 
     in_a_sandbox(check)
@@ -111,7 +115,7 @@ def test_netem_is_removed_when_the_command_is_killed() -> None:
         # Nothing is left that would keep the next one from shaping.
         again = shape("--delay", "7 ms")
         again.terminate()
-        assert again.wait(timeout=10) == 0
+        assert again.wait(timeout=PATIENCE_S) == 0
 
     in_a_sandbox(check)
 
@@ -126,7 +130,7 @@ def test_netem_left_by_killing_everything_is_undone_by_restore() -> None:
         process.kill()
         process.wait()
         assert qdisc()["kind"] == "netem"
-        output, _ = netctl("restore").communicate(timeout=20)
+        output, _ = netctl("restore").communicate(timeout=PATIENCE_S)
         assert output == f"restored {INTERFACE}\n"
         assert qdisc() == before
 
@@ -139,7 +143,7 @@ def test_netem_is_not_put_over_what_somebody_else_set() -> None:
         tc("tc", "qdisc", "add", "dev", INTERFACE, "root", "handle", "7:", "netem", "delay", "1ms")
         before = qdisc()
         process = netctl("shape", INTERFACE, "--delay", "5 ms")
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert f"{INTERFACE} already carries a netem qdisc (handle 7:)" in errors
         assert qdisc() == before
@@ -152,12 +156,12 @@ def test_netem_is_shaped_by_one_command_at_a_time() -> None:
     def check() -> None:
         first = shape("--delay", "5 ms")
         second = netctl("shape", INTERFACE, "--delay", "9 ms")
-        _, errors = second.communicate(timeout=20)
+        _, errors = second.communicate(timeout=PATIENCE_S)
         assert second.returncode == 1
         assert "netctl: " in errors
         assert qdisc()["options"]["delay"]["delay"] == pytest.approx(0.005)
         first.terminate()
-        assert first.wait(timeout=10) == 0
+        assert first.wait(timeout=PATIENCE_S) == 0
 
     in_a_sandbox(check)
 
@@ -167,7 +171,7 @@ def test_without_the_qdisc_shaping_is_refused_with_the_reason() -> None:
     def check() -> None:
         before = qdisc()
         process = netctl("shape", INTERFACE, "--delay", "5 ms")
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert "which this kernel lacks" in errors
         assert errors.count("\n") == 1
@@ -183,6 +187,6 @@ def test_bad_conditions_are_refused_before_anything_is_touched() -> None:
         (("--loss", "120 %"), "loss"),
     ):
         process = netctl("shape", "lo", *arguments)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode != 0
         assert says in errors
