@@ -4,8 +4,9 @@ PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help demo test models models-check bench lint protos clean
 
-# Real netem: from this kernel where it has it, else from Debian's user-mode kernel (x86-64 only).
-TEST_PROGRAMS := $(if $(filter x86_64,$(shell uname -m)),linux.uml insmod)
+# Real netem: from this kernel where it has it, else from a user-mode kernel (x86-64 only).
+TEST_KERNEL := $(if $(filter x86_64,$(shell uname -m)),tools/test_kernel.sh,true)
+KERNEL_PROGRAMS := $(if $(filter x86_64,$(shell uname -m)),make flex bison bc xz)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +16,8 @@ demo:  ## set up, then run the quickstart scenario and write its report
 	@.venv/bin/testbed run scenarios/quickstart.yaml
 
 test:  ## set up, then run every test
-	@tools/setup.sh testbed,train,dev $(TEST_PROGRAMS)
+	@tools/setup.sh testbed,train,dev $(KERNEL_PROGRAMS)
+	@$(TEST_KERNEL) >/dev/null
 	@tools/peers.sh >/dev/null
 	@$(PYTHON) -m pytest $(ARGS)
 

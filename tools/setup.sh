@@ -22,8 +22,7 @@ package_of() {
         c++) echo g++ ;;
         ip | tc) echo iproute2 ;;
         nsenter) echo util-linux ;;
-        linux.uml) echo user-mode-linux ;;
-        insmod) echo kmod ;;
+        xz) echo xz-utils ;;
         *) echo "$1" ;;
     esac
 }

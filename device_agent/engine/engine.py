@@ -96,9 +96,14 @@ class _Job:
     memory: bytes | None = None
     """Keys and values of a generation that was handed over."""
 
-    @property
-    def deadline_s(self) -> float | None:
-        return self.sequence.request.deadline_s
+    def late(self, now_s: float) -> bool:
+        deadline_s = self.sequence.request.deadline_s
+        return deadline_s is not None and now_s >= deadline_s
+
+    def interrupted(self, now_s: float) -> bool:
+        """Whether somebody or the clock wants it to leave."""
+        generation = self.generation
+        return generation.cancelled or generation.suspending or self.late(now_s)
 
 
 class Engine:
@@ -445,17 +450,18 @@ class Engine:
     def _drop_unwanted(self) -> None:
         now_s = time.monotonic()
         for jobs in (self._active, self._waiting):
-            for job in list(jobs):
+            for job in [job for job in jobs if job.interrupted(now_s)]:
                 event: SequenceState | AirloomError
                 if job.generation.cancelled:
                     event = CancelledTaskError("the generation was cancelled")
-                elif job.deadline_s is not None and now_s >= job.deadline_s:
+                elif job.late(now_s):
                     event = DeadlineExceededError(
                         "the deadline passed before the generation was done"
                     )
-                elif job.generation.suspending and jobs is self._active:
+                elif jobs is self._active:
                     event = self._suspended(job.sequence)
                 else:
+                    # What waits is suspended once it has begun.
                     continue
                 with self._changed:
                     jobs.remove(job)
@@ -482,6 +488,8 @@ class Engine:
 
     def _admit(self) -> None:
         """Give waiting jobs the places that are free, first come, first served."""
+        if not self._waiting:
+            return
         while self._waiting and self._cache.has_room:
             with self._changed:
                 job = self._waiting.popleft()
@@ -626,16 +634,14 @@ class Engine:
         return between
 
     def _next_group(self) -> list[_Job]:
-        """The jobs whose next tokens need the same adapters; the longest unserved set first."""
+        """The jobs whose next tokens need the set of adapters whose turn it is."""
         jobs = self._active
         key = jobs[0].sequence.set_in_use.key
-        if any(job.sequence.set_in_use.key != key for job in jobs):
-            served = self._served
-            key = min(
-                {job.sequence.set_in_use.key for job in jobs}, key=lambda each: served.get(each, -1)
-            )
-            jobs = [job for job in jobs if job.sequence.set_in_use.key == key]
-            served[key] = self.statistics.passes
+        if len(jobs) > 1:
+            keys = {job.sequence.set_in_use.key for job in jobs}
+            if len(keys) > 1:
+                key = self._whose_turn(keys)
+                jobs = [job for job in jobs if job.sequence.set_in_use.key == key]
         if self._adapters_in_use.key != key:
             self._adapters_in_use = jobs[0].sequence.set_in_use
             self._context.use_adapters(self._adapters_in_use.natives)

@@ -23,7 +23,6 @@ from testbed.fidelity import DELAY_TOLERANCE_MS, RATE_TOLERANCE
 CAPABILITIES = probe()
 WORKING = [backend.name for backend in BACKENDS.values() if backend.missing(CAPABILITIES) is None]
 
-# The user-mode kernel sends some 30 Mbit/s at most, and a link must be overfilled to tell its rate.
 CASES = {
     "wifi": LinkConditions(
         DirectionConditions(10_000_000, 3, 1, 0.001), DirectionConditions(15_000_000, 3, 1, 0.001)

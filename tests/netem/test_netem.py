@@ -1,6 +1,6 @@
 """The link tests against the kernel's own sch_netem.
 
-Where this kernel has netem they ran already; else they run in a user-mode kernel that has.
+Where this kernel has netem they ran already; else they run in a user-mode kernel that has, in that kernel's own time.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import user_mode_kernel
-
+from benchmarks import user_mode_kernel
 from netctl.capabilities import probe
 
 ROOT = Path(__file__).parents[2]

@@ -1,18 +1,18 @@
-"""Run a command as if on this machine, but on Debian's user-mode kernel, which has netem."""
+"""Run a command as if on this machine, but on a kernel of its own that has netem.
+
+The kernel (Linux's ARCH=um, built by tools/test_kernel.sh) is a process with a clock of its own, which
+stands while anything computes and jumps to the next timer while nothing does. What is measured
+there is what sch_netem does, whatever else this machine is doing.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-INIT = Path(__file__).with_name("uml_init.sh")
-
-
-_IN_REAL_TIME = ("chrt", "--rr", "1") if os.geteuid() == 0 else ()
-"""The whole kernel is one process here: what else this machine does must not stop its clock."""
+_ROOT = Path(__file__).parents[1]
+_INIT = Path(__file__).with_name("user_mode_kernel_init.sh")
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,27 @@ class Outcome:
     output: str
 
 
-def run(command: str, cwd: Path, scratch: Path, timeout_s: float = 280.0) -> Outcome:
-    """Boot, run one shell command in `cwd`, power off."""
-    kernel = shutil.which("linux.uml")
-    if kernel is None:
-        raise FileNotFoundError("linux.uml is missing: run `make test`, which installs it")
+def kernel() -> Path:
+    """The kernel's program, compiled where it is not there yet."""
+    done = subprocess.run(
+        [_ROOT / "tools/test_kernel.sh"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
+def run(command: str, cwd: Path, scratch: Path, timeout_s: float) -> Outcome:
+    """Boot, run one shell command in `cwd`, power off; `timeout_s` is of this machine's time."""
     script = scratch / "command.sh"
     script.write_text(f"cd {cwd}\n{command}\n", encoding="utf-8")
     arguments = [
-        kernel,
+        str(kernel()),
         "root=/dev/root",
         "rootfstype=hostfs",
         "rootflags=/",
         "rw",
         "mem=2G",
-        f"init={INIT}",
+        "time-travel=inf-cpu",
+        f"init={_INIT}",
         f"umid=airloom-{scratch.name}",
         f"uml_dir={scratch}",
         "con=null",
@@ -47,7 +53,7 @@ def run(command: str, cwd: Path, scratch: Path, timeout_s: float = 280.0) -> Out
     ]
     with (scratch / "console.log").open("wb") as console:
         subprocess.run(
-            [*_IN_REAL_TIME, *arguments],
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
