@@ -1,6 +1,7 @@
 """The link tests against the kernel's own sch_netem.
 
-Where this kernel has netem they ran already; else they run in a user-mode kernel that has, in that kernel's own time.
+Where this kernel has netem they ran already; else they run in a user-mode kernel that has, in that
+kernel's own time.
 """
 
 from __future__ import annotations
