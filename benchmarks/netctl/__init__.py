@@ -1,0 +1,1 @@
+"""netctl against what was asked, and against the tools that people use instead."""

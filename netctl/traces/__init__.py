@@ -1,0 +1,1 @@
+"""Links that vary with time, as recorded or written down."""
