@@ -9,14 +9,19 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path as FilePath
 
+from netctl import execute
 from netctl.backends import BACKENDS
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.json_data import from_json
+from netctl.kernel.filters import Exemption
+from netctl.lease import restore
 from netctl.linux import die_with_parent
 from netctl.measure.prober import Path, measure_directions
-from netctl.offloads import switch_off
-from netctl.shape import restore, shape
+from netctl.shape import shape
+from netctl.traces.files import read_opportunities
 from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.userspace.forwarder import Forwarder, stop_on_signals
 from netctl.userspace.ports import open_port
@@ -26,8 +31,8 @@ from protos.errors import AirloomError, ConfigurationError
 def _conditions(text: str) -> DirectionConditions:
     """Read conditions from JSON in SI units, as plans write them."""
     try:
-        return DirectionConditions(**json.loads(text))
-    except (TypeError, ValueError) as error:
+        return from_json(DirectionConditions, text)
+    except (ConfigurationError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -39,6 +44,13 @@ def _quantity(parse: Callable[[str], float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return read
+
+
+def _exemption(text: str) -> Exemption:
+    try:
+        return Exemption.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _place(text: str) -> tuple[str | None, str]:
@@ -62,9 +74,17 @@ def _link(arguments: argparse.Namespace) -> None:
     device = open_port(arguments.device)
     cloud = open_port(arguments.cloud)
     conditions = LinkConditions(arguments.uplink, arguments.downlink)
-    forwarder = Forwarder(device, cloud, conditions, arguments.seed)
+    forwarder = Forwarder(
+        device,
+        cloud,
+        conditions,
+        arguments.seed,
+        uplink_trace=arguments.uplink_trace and read_opportunities(arguments.uplink_trace),
+        downlink_trace=arguments.downlink_trace and read_opportunities(arguments.downlink_trace),
+        control=arguments.control,
+    )
     stop_on_signals(forwarder)
-    print("ready", flush=True)
+    print(json.dumps({"ready": True, "begin_s": forwarder.begin_s}), flush=True)
     forwarder.run()
     counters = {"uplink": forwarder.up.counters, "downlink": forwarder.down.counters}
     print(json.dumps({way: asdict(counter) for way, counter in counters.items()}), flush=True)
@@ -83,8 +103,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _offloads(arguments: argparse.Namespace) -> None:
-    namespace, interface = _place(arguments.interface)
-    switch_off(interface, namespace)
+    execute.run(("netctl", "offloads", "off", arguments.interface))
+
+
+def _tree(arguments: argparse.Namespace) -> None:
+    planned = () if arguments.tree is None else (arguments.tree,)
+    shown = execute.run(("netctl", "tree", arguments.action, arguments.interface, *planned))
+    if shown:
+        print(shown)
 
 
 def _shape(arguments: argparse.Namespace) -> None:
@@ -98,7 +124,13 @@ def _shape(arguments: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    shape(arguments.interface, conditions, arguments.duration)
+    shape(
+        arguments.interface,
+        conditions,
+        duration_ms=arguments.duration,
+        lease_s=arguments.lease / 1e3,
+        exempt=arguments.exempt,
+    )
 
 
 def _restore(_: argparse.Namespace) -> None:
@@ -127,6 +159,20 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--for", dest="duration", type=_quantity(parse_time_ms), help="end by itself after '30 s'"
     )
+    command.add_argument(
+        "--lease",
+        type=_quantity(parse_time_ms),
+        default=10e3,
+        help="restored so soon if this hangs",
+    )
+    command.add_argument(
+        "--exempt",
+        action="append",
+        type=_exemption,
+        default=[Exemption("tcp", 22)],
+        metavar="tcp/PORT",
+        help="a port that is never shaped, besides SSH's (repeatable)",
+    )
     command.set_defaults(run=_shape)
 
     command = commands.add_parser("restore", help="undo what a killed `netctl shape` left behind")
@@ -144,6 +190,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--downlink", required=True, type=_conditions, metavar="JSON")
         if name == "link":
             command.add_argument("--seed", type=int, default=0)
+            command.add_argument("--uplink-trace", type=FilePath, help="Mahimahi's format")
+            command.add_argument("--downlink-trace", type=FilePath, help="in place of a rate")
+            command.add_argument("--control", type=FilePath, help="a socket to take orders at")
         else:
             command.add_argument("--probes", type=int, default=1000)
         command.set_defaults(run=run)
@@ -152,6 +201,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("state", choices=["off"])
     command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
     command.set_defaults(run=_offloads)
+
+    command = commands.add_parser("tree", help="what a direction is made of in the kernel (plans)")
+    command.add_argument("action", choices=["install", "change", "show"])
+    command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
+    command.add_argument("tree", nargs="?", metavar="JSON", help="for install and change")
+    command.set_defaults(run=_tree)
     return parser
 
 

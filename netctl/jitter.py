@@ -82,6 +82,4 @@ def table_steps(quantiles: DelayTable) -> tuple[int, ...]:
 
 
 def _steps(values: Sequence[float]) -> tuple[int, ...]:
-    return tuple(
-        max(-_LARGEST - 1, min(_LARGEST, round(value * TABLE_SCALE))) for value in values
-    )
+    return tuple(max(-_LARGEST - 1, min(_LARGEST, round(value * TABLE_SCALE))) for value in values)

@@ -33,11 +33,10 @@ def _checked(kind: type[Data], value: Any) -> Data:
 
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if isinstance(value, dict) and (unknown := [name for name in value if name not in names]):
-        raise ConfigurationError(
-            f"there is no field {unknown[0]!r}; there are {', '.join(names)}"
-        )
+        raise ConfigurationError(f"there is no field {unknown[0]!r}; there are {', '.join(names)}")
     try:
-        checked: Data = _adapter(kind).validate_python(value)
+        hashable: Any = kind
+        checked: Data = _adapter(hashable).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -32,9 +32,7 @@ class GilbertElliott:
     """1 - k: how many are lost while it is good."""
 
     def __post_init__(self) -> None:
-        _check_probabilities(
-            p=self.p, r=self.r, loss_bad=self.loss_bad, loss_good=self.loss_good
-        )
+        _check_probabilities(p=self.p, r=self.r, loss_bad=self.loss_bad, loss_good=self.loss_good)
         if self.p + self.r == 0:
             raise ValueError("p and r must not both be zero: the state would never change")
 
@@ -114,9 +112,7 @@ class FourState:
     p14: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_probabilities(
-            p13=self.p13, p31=self.p31, p32=self.p32, p23=self.p23, p14=self.p14
-        )
+        _check_probabilities(p13=self.p13, p31=self.p31, p32=self.p32, p23=self.p23, p14=self.p14)
         for one, other in (("p13", "p14"), ("p31", "p32")):
             if getattr(self, one) + getattr(self, other) > 1:
                 raise ValueError(f"{one} and {other} together must not exceed 1")

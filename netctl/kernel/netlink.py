@@ -117,9 +117,7 @@ class Netlink:
         for kind, message, flags in requests:
             number = next(self._sequence)
             numbers[number] = message
-            parts.append(
-                _pack(kind, message, _NLM_F_REQUEST | _NLM_F_ACK | flags, number)
-            )
+            parts.append(_pack(kind, message, _NLM_F_REQUEST | _NLM_F_ACK | flags, number))
         self._socket.send(b"".join(parts))
         refused: LinkError | None = None
         while numbers:

@@ -4,25 +4,30 @@ Usually a single netem. Where the rate will vary, or the queue is counted in byt
 CoDel, an HTB class meters what a netem has delayed: netem fixes a packet's departure when it is
 queued, HTB when it leaves, so only HTB follows a rate that changes.
 
-    htb a1f0: ── class a1f0:1 ── netem a1f1: ── bfifo, pfifo or codel a1f2:
+    htb a1f3: ── class a1f3:1 ── netem a1f1: ── bfifo, pfifo or codel a1f2:
+
+Where some traffic is exempt, all of that hangs from the second band of a prio a1f0:, and filters send
+what is exempt to the first.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.jitter import DelayTable, table, table_steps
 from netctl.kernel import netlink as nl
 from netctl.kernel import qdiscs
+from netctl.kernel.filters import Exemption, exempting_filters, shown_exemptions, two_bands
 from netctl.kernel.netlink import Netlink, TrafficControl
 from protos.errors import LinkError, UnsupportedConditionError
 
-ROOT, NETEM, QUEUE = 0xA1F0_0000, 0xA1F1_0000, 0xA1F2_0000
+BANDS, NETEM, QUEUE, METER = 0xA1F0_0000, 0xA1F1_0000, 0xA1F2_0000, 0xA1F3_0000
 """Handles of what is made here: what bears another is somebody else's and is never touched."""
-CLASS = ROOT | 1
+CLASS = METER | 1
+_ROOTS = (BANDS, METER, NETEM)
 _TC_H_ROOT = 0xFFFFFFFF
 _ORDER_KEEPING_BYTES_PER_S = 12_500_000_000
 """Without a rate netem sorts by due time and so reorders; any rate makes it keep the order."""
@@ -53,6 +58,8 @@ class Tree:
     netem: qdiscs.Netem
     rate: qdiscs.HtbClass | None = None
     queue: Queue | None = None
+    exempt: tuple[Exemption, ...] = ()
+    """What passes unshaped, ahead of everything."""
 
 
 def htb_class(rate_bps: float, mtu_bytes: int) -> qdiscs.HtbClass:
@@ -62,7 +69,12 @@ def htb_class(rate_bps: float, mtu_bytes: int) -> qdiscs.HtbClass:
     return qdiscs.HtbClass(rate, max(2 * frame, round(rate * _BURST_S)), 2 * frame)
 
 
-def tree(conditions: DirectionConditions, *, varying: bool = False) -> Tree:
+def tree(
+    conditions: DirectionConditions,
+    *,
+    varying: bool = False,
+    exempt: tuple[Exemption, ...] = (),
+) -> Tree:
     """Plan a direction; `varying`: its rate will be changed while packets queue.
 
     Raises:
@@ -101,7 +113,7 @@ def tree(conditions: DirectionConditions, *, varying: bool = False) -> Tree:
         slots=c.slots,
     )
     if not metered:
-        return Tree(netem)
+        return Tree(netem, exempt=exempt)
     assert c.rate_bps is not None
     if c.queue_discipline == "codel":
         queue = Queue("codel", c.limit_packets)
@@ -109,7 +121,7 @@ def tree(conditions: DirectionConditions, *, varying: bool = False) -> Tree:
         queue = Queue("pfifo", c.queue_packets)
     else:
         queue = Queue("bfifo", c.queue_limit_bytes or 0)
-    return Tree(netem, htb_class(c.rate_bps, c.mtu_bytes), queue)
+    return Tree(netem, htb_class(c.rate_bps, c.mtu_bytes), queue, exempt)
 
 
 def install(netlink: Netlink, interface: str, planned: Tree) -> None:
@@ -130,47 +142,51 @@ def install(netlink: Netlink, interface: str, planned: Tree) -> None:
 def change(netlink: Netlink, interface: str, planned: Tree) -> None:
     """Change a tree of the same parts, in one system call; packets in it stay."""
     index = netlink.index(interface)
-    # A root HTB's options cannot be changed, and need not be.
-    skipped = 1 if planned.rate is not None else 0
-    netlink.request_all(_requests(index, planned, 0)[skipped:])
+    netlink.request_all(_requests(index, planned, 0))
 
 
 def change_rate(netlink: Netlink, index: int, rate: qdiscs.HtbClass) -> None:
     """Change the rate alone of a metered tree: what replay does up to 1,000 times a second."""
-    message = TrafficControl(index, CLASS, ROOT, 0, "htb", rate.encode())
+    message = TrafficControl(index, CLASS, METER, 0, "htb", rate.encode())
     netlink.request(nl.RTM_NEWTCLASS, message)
 
 
-def _requests(
-    index: int, planned: Tree, flags: int
-) -> list[tuple[int, TrafficControl, int]]:
+def _requests(index: int, planned: Tree, flags: int) -> list[tuple[int, TrafficControl, int]]:
+    """What makes a tree (flags to create), or changes one (no flags), from the root on."""
+    qdisc = nl.RTM_NEWQDISC
+    parent = _TC_H_ROOT
+    requests = []
+    if planned.exempt:
+        parent = BANDS | 2
+        # The bands and the HTB above its class have nothing that a change would change.
+        if flags:
+            bands = TrafficControl(index, BANDS, _TC_H_ROOT, 0, "prio", two_bands())
+            requests.append((qdisc, bands, flags))
+    netem = planned.netem.encode()
     if planned.rate is None:
-        netem = TrafficControl(index, NETEM, _TC_H_ROOT, 0, "netem", planned.netem.encode())
-        return [(nl.RTM_NEWQDISC, netem, flags)]
-    assert planned.queue is not None
-    queue = planned.queue
-    return [
-        (
-            nl.RTM_NEWQDISC,
-            TrafficControl(index, ROOT, _TC_H_ROOT, 0, "htb", qdiscs.htb_root(1)),
-            flags,
-        ),
-        (
-            nl.RTM_NEWTCLASS,
-            TrafficControl(index, CLASS, ROOT, 0, "htb", planned.rate.encode()),
-            flags & ~nl.NLM_F_EXCL,
-        ),
-        (
-            nl.RTM_NEWQDISC,
-            TrafficControl(index, NETEM, CLASS, 0, "netem", planned.netem.encode()),
-            flags,
-        ),
-        (
-            nl.RTM_NEWQDISC,
-            TrafficControl(index, QUEUE, NETEM | 1, 0, queue.kind, queue.encode()),
-            flags,
-        ),
-    ]
+        requests.append((qdisc, TrafficControl(index, NETEM, parent, 0, "netem", netem), flags))
+    else:
+        assert planned.queue is not None
+        queue = planned.queue
+        if flags:
+            meter = TrafficControl(index, METER, parent, 0, "htb", qdiscs.htb_root(1))
+            requests.append((qdisc, meter, flags))
+        rate = TrafficControl(index, CLASS, METER, 0, "htb", planned.rate.encode())
+        requests += [
+            (nl.RTM_NEWTCLASS, rate, flags & ~nl.NLM_F_EXCL),
+            (qdisc, TrafficControl(index, NETEM, CLASS, 0, "netem", netem), flags),
+            (
+                qdisc,
+                TrafficControl(index, QUEUE, NETEM | 1, 0, queue.kind, queue.encode()),
+                flags,
+            ),
+        ]
+    if planned.exempt and flags:
+        requests += [
+            (nl.RTM_NEWTFILTER, message, flags)
+            for message in exempting_filters(index, BANDS, BANDS | 1, planned.exempt)
+        ]
+    return requests
 
 
 def foreign_root(netlink: Netlink, interface: str) -> str | None:
@@ -179,7 +195,7 @@ def foreign_root(netlink: Netlink, interface: str) -> str | None:
     What the kernel puts there by itself has the handle 0.
     """
     for qdisc in netlink.dump(nl.RTM_GETQDISC, netlink.index(interface)):
-        if qdisc.parent == _TC_H_ROOT and qdisc.handle not in (0, ROOT, NETEM):
+        if qdisc.parent == _TC_H_ROOT and qdisc.handle not in (0, *_ROOTS):
             return f"{qdisc.kind} {qdisc.handle >> 16:x}:"
     return None
 
@@ -190,7 +206,7 @@ def remove(netlink: Netlink, interface: str) -> bool:
     ours = [
         qdisc
         for qdisc in netlink.dump(nl.RTM_GETQDISC, index)
-        if qdisc.parent == _TC_H_ROOT and qdisc.handle in (ROOT, NETEM)
+        if qdisc.parent == _TC_H_ROOT and qdisc.handle in _ROOTS
     ]
     for qdisc in ours:
         netlink.request(
@@ -206,24 +222,26 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
     if NETEM not in shown or shown[NETEM].kind != "netem":
         return None
     netem = qdiscs.Netem.decode(shown[NETEM].options)
-    if ROOT not in shown:
-        return Tree(netem)
-    classes = [
-        one for one in netlink.dump(nl.RTM_GETTCLASS, index) if one.handle == CLASS
-    ]
+    exempt: tuple[Exemption, ...] = ()
+    if BANDS in shown:
+        exempt = shown_exemptions(netlink.dump(nl.RTM_GETTFILTER, index, BANDS))
+    if METER not in shown:
+        return Tree(netem, exempt=exempt)
+    classes = [one for one in netlink.dump(nl.RTM_GETTCLASS, index) if one.handle == CLASS]
     rate = qdiscs.HtbClass.decode(classes[0].options) if classes else None
     queue = None
     if QUEUE in shown:
         kind, options = shown[QUEUE].kind, shown[QUEUE].options
         limit = qdiscs.codel_limit(options) if kind == "codel" else qdiscs.fifo_limit(options)
         queue = Queue(kind, limit)  # type: ignore[arg-type]
-    return Tree(netem, rate, queue)
+    return Tree(netem, rate, queue, exempt)
 
 
 def differences(asked: Tree, shown: Tree | None) -> list[str]:
     """How what the kernel shows differs from what was asked of it, in the kernel's units."""
     if shown is None:
         return ["there is no netem of ours"]
+    asked = replace(asked, exempt=tuple(sorted(asked.exempt)))
     return _differences("", asked, shown)
 
 

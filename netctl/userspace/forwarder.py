@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import select
 import signal
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
-from netctl.conditions import LinkConditions
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.json_data import from_python
 from netctl.linux import minimise_timer_slack, prefer_in_real_time
+from netctl.traces.trace import OpportunityTrace
 from netctl.userspace.ports import Port
+from netctl.userspace.service import Opportunities, Service
 from netctl.userspace.shaper import DirectionShaper
+from protos.errors import AirloomError
 
 _BURST = 64
 """Packets read from one port before the other gets its turn."""
+_LARGEST_ORDER_BYTES = 1 << 17
+
+
+def flip_bit(header_bytes: int) -> Callable[[bytes, float], bytes]:
+    """Flip the bit at a fraction of a packet's length, after its link-layer header."""
+
+    def flip(packet: bytes, fraction: float) -> bytes:
+        bit = int(fraction * (len(packet) - header_bytes) * 8)
+        changed = bytearray(packet)
+        changed[header_bytes + bit // 8] ^= 1 << (bit % 8)
+        return bytes(changed)
+
+    return flip
 
 
 class Forwarder:
     """Carries packets from device port to cloud port (up) and back (down) until stopped."""
 
-    def __init__(self, device: Port, cloud: Port, conditions: LinkConditions, seed: int) -> None:
-        self.up: DirectionShaper[bytes] = DirectionShaper(conditions.uplink, 2 * seed)
-        self.down: DirectionShaper[bytes] = DirectionShaper(conditions.downlink, 2 * seed + 1)
+    def __init__(
+        self,
+        device: Port,
+        cloud: Port,
+        conditions: LinkConditions,
+        seed: int,
+        *,
+        uplink_trace: OpportunityTrace | None = None,
+        downlink_trace: OpportunityTrace | None = None,
+        control: Path | None = None,
+    ) -> None:
+        """Traces begin now, and take the place of a direction's rate.
+
+        `control` is where a datagram socket takes orders: JSON with `uplink`, `downlink` or both as
+        conditions; its answer has an `error`, which is null where they hold from now on.
+        """
+        self.begin_s = time.monotonic()
+        self.up: DirectionShaper[bytes] = DirectionShaper(
+            conditions.uplink,
+            2 * seed,
+            service=self._service(uplink_trace),
+            flip=flip_bit(device.header_bytes),
+        )
+        self.down: DirectionShaper[bytes] = DirectionShaper(
+            conditions.downlink,
+            2 * seed + 1,
+            service=self._service(downlink_trace),
+            flip=flip_bit(cloud.header_bytes),
+        )
         self._ways = ((device, self.up, cloud), (cloud, self.down, device))
         self._stopping = False
         self._wake_read, self._wake_write = socket.socketpair()
+        self._control_path = control
+        self._control: socket.socket | None = None
+        if control is not None:
+            self._control = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._control.bind(str(control))
+
+    def _service(self, trace: OpportunityTrace | None) -> Service | None:
+        return None if trace is None else Opportunities(trace, self.begin_s)
 
     def stop(self) -> None:
         """End `run` soon; safe from a signal handler or another thread."""
@@ -37,24 +91,65 @@ class Forwarder:
         minimise_timer_slack()
         # A board's own load must not slow its link: a radio has a processor of its own.
         prefer_in_real_time()
-        clock, ways = time.monotonic, self._ways
-        readers = [way[0].fileno() for way in ways]
-        waited_on = [*readers, self._wake_read.fileno()]
+        try:
+            self._run()
+        finally:
+            if self._control is not None and self._control_path is not None:
+                self._control.close()
+                self._control_path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        clock = time.monotonic
+        ways = [
+            (source.fileno(), source.receive, source.header_bytes, shaper, target.send)
+            for source, shaper, target in self._ways
+        ]
+        up, down = self.up, self.down
+        waited_on = [ways[0][0], ways[1][0], self._wake_read.fileno()]
+        if self._control is not None:
+            waited_on.append(self._control.fileno())
         while not self._stopping:
-            dues = [due for _, shaper, _ in ways if (due := shaper.next_due_s()) is not None]
+            first, second = up.next_due_s(), down.next_due_s()
+            if first is None or (second is not None and second < first):
+                first = second
             # select(), because epoll's timeout only knows whole milliseconds.
-            timeout_s = max(0.0, min(dues) - clock()) if dues else None
+            timeout_s = None if first is None else max(0.0, first - clock())
             ready, _, _ = select.select(waited_on, (), (), timeout_s)
-            for source, shaper, target in ways:
-                if source.fileno() in ready:
-                    header = source.header_bytes
+            for number, receive, header, shaper, send in ways:
+                if number in ready:
+                    offer = shaper.offer
                     for _ in range(_BURST):
-                        packet = source.receive()
+                        packet = receive()
                         if packet is None:
                             break
-                        shaper.offer(packet, len(packet) - header, clock())
-                for packet in shaper.take_due(clock()):
-                    target.send(packet)
+                        offer(packet, len(packet) - header, clock())
+                due = shaper.next_due_s()
+                if due is not None and due <= (now := clock()):
+                    for packet in shaper.take_due(now):
+                        send(packet)
+            if self._control is not None and self._control.fileno() in ready:
+                self._obey(self._control)
+
+    def _obey(self, control: socket.socket) -> None:
+        data, sender = control.recvfrom(_LARGEST_ORDER_BYTES)
+        error = None
+        try:
+            order = json.loads(data)
+            wanted = {way: from_python(DirectionConditions, order[way]) for way in order}
+            shapers = {"uplink": self.up, "downlink": self.down}
+            unknown = [way for way in wanted if way not in shapers]
+            if unknown:
+                raise ValueError(f"there is no way {unknown[0]!r}; there are uplink and downlink")
+            for way, conditions in wanted.items():
+                shapers[way].use(conditions)
+        except (AirloomError, ValueError, TypeError) as problem:
+            error = str(problem)
+        if sender:
+            try:
+                control.sendto(json.dumps({"error": error}).encode(), sender)
+            except OSError:
+                # Whoever asked has gone.
+                return
 
 
 def stop_on_signals(forwarder: Forwarder) -> None:

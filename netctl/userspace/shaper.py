@@ -128,7 +128,9 @@ class DirectionShaper(Generic[Packet]):
             counters.reordered += 1
             self._overtake(packet, packet_bytes, now_s)
             return
-        exit_s = max(now_s, now_s + self._delay_s + (self._draw_jitter_s() if self._jitter_s else 0))
+        exit_s = max(
+            now_s, now_s + self._delay_s + (self._draw_jitter_s() if self._jitter_s else 0)
+        )
         if not c.in_order:
             self._overtake(packet, packet_bytes, exit_s)
             return

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -43,10 +45,13 @@ def tc(*command: str) -> str:
     ).stdout
 
 
-def qdisc() -> dict[str, Any]:
-    shown = json.loads(tc("tc", "-j", "qdisc", "show", "dev", INTERFACE, "root"))
-    root: dict[str, Any] = shown[0]
-    return root
+def qdisc(kind: str = "") -> dict[str, Any]:
+    """The root qdisc, or the one of a kind."""
+    shown = json.loads(tc("tc", "-j", "qdisc", "show", "dev", INTERFACE))
+    found: dict[str, Any] = next(
+        q for q in shown if q["kind"] == kind or (not kind and "root" in q)
+    )
+    return found
 
 
 def netctl(*arguments: str) -> subprocess.Popen[str]:
@@ -81,8 +86,7 @@ def test_netem_shapes_until_told_to_stop() -> None:
         process = shape(
             "--rate", "12 Mbit/s", "--delay", "20 ms", "--jitter", "2 ms", "--loss", "1 %"
         )
-        shaped = qdisc()
-        assert shaped["kind"] == "netem"
+        shaped = qdisc("netem")
         assert shaped["options"]["delay"]["delay"] == pytest.approx(0.020)
         assert shaped["options"]["loss-random"]["loss"] == pytest.approx(0.01)
         assert shaped["options"]["rate"]["rate"] == 12_000_000 / 8
@@ -121,6 +125,85 @@ def test_netem_is_removed_when_the_command_is_killed() -> None:
 
 
 @with_netem
+def test_netem_is_removed_when_the_command_hangs_and_the_lease_runs_out() -> None:
+    def check() -> None:
+        before = qdisc()
+        process = shape("--delay", "5 ms", "--lease", "1 s")
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: qdisc() == before)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert f"the lease of {INTERFACE} ran out" in errors
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_is_removed_though_a_guardian_was_killed_as_well() -> None:
+    def check() -> None:
+        before = qdisc()
+        process = shape("--delay", "5 ms")
+        psutil.Process(process.pid).children()[0].kill()
+        process.kill()
+        wait_until(lambda: qdisc() == before)
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_that_somebody_changes_is_noticed_and_taken_away() -> None:
+    def check() -> None:
+        before = qdisc()
+        process = shape("--delay", "5 ms", "--lease", "2 s")
+        handle = qdisc("netem")["handle"]
+        parent = qdisc("netem")["parent"]
+        change = ("tc", "qdisc", "change", "dev", INTERFACE, "parent", parent, "handle", handle)
+        tc(*change, "netem", "delay", "50ms")
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert "netem.latency_ns is 50000000, not 5000000" in errors
+        assert qdisc() == before
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_delays_all_but_what_is_exempt() -> None:
+    def check() -> None:
+        tc("ip", "address", "add", "10.3.0.1/24", "dev", INTERFACE)
+        process = shape("--delay", "200 ms", "--exempt", "udp/5353")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as far:
+            tc("ip", "link", "set", "peer9", "up")
+            tc(
+                "ip",
+                "neighbour",
+                "replace",
+                "10.3.0.2",
+                "lladdr",
+                "02:00:00:00:00:01",
+                "dev",
+                INTERFACE,
+            )
+            far.bind(("peer9", 0x0800))
+            far.settimeout(PATIENCE_S)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                held_s = {}
+                for port in (9999, 5353):
+                    began_s = time.monotonic()
+                    sender.sendto(b"x", ("10.3.0.2", port))
+                    while struct.unpack_from("!H", far.recv(2048), 14 + 22)[0] != port:
+                        pass
+                    held_s[port] = time.monotonic() - began_s
+        assert held_s[9999] >= 0.2
+        assert held_s[5353] < 0.2
+        process.terminate()
+        assert process.wait(timeout=PATIENCE_S) == 0
+
+    in_a_sandbox(check)
+
+
+@with_netem
 def test_netem_left_by_killing_everything_is_undone_by_restore() -> None:
     def check() -> None:
         before = qdisc()
@@ -129,7 +212,7 @@ def test_netem_left_by_killing_everything_is_undone_by_restore() -> None:
             guardian.kill()
         process.kill()
         process.wait()
-        assert qdisc()["kind"] == "netem"
+        assert qdisc("netem")
         output, _ = netctl("restore").communicate(timeout=PATIENCE_S)
         assert output == f"restored {INTERFACE}\n"
         assert qdisc() == before
@@ -159,7 +242,7 @@ def test_netem_is_shaped_by_one_command_at_a_time() -> None:
         _, errors = second.communicate(timeout=PATIENCE_S)
         assert second.returncode == 1
         assert "netctl: " in errors
-        assert qdisc()["options"]["delay"]["delay"] == pytest.approx(0.005)
+        assert qdisc("netem")["options"]["delay"]["delay"] == pytest.approx(0.005)
         first.terminate()
         assert first.wait(timeout=PATIENCE_S) == 0
 

@@ -1,0 +1,121 @@
+"""Recorded traces under a saturating sender: bytes in each 100 ms against what the trace allows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.netctl.bench_link import (
+    CLOUD,
+    DEVICE,
+    bench_link,
+    make_namespaces,
+    one_way,
+)
+from benchmarks.netctl.saturation import saturated
+from netctl.backends.base import AIR_NAMESPACE
+from netctl.conditions import DirectionConditions
+from netctl.kernel import tree
+from netctl.kernel.netlink import Netlink
+from netctl.replay import replay_opportunities
+from netctl.traces.files import read_opportunities
+from netctl.traces.trace import OpportunityTrace
+from testbed.sandbox import run_in_sandbox
+
+_WINDOW_MS = 100
+_QUEUE_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayError:
+    """How far what arrived was from what the trace allows."""
+
+    trace: str
+    windows: int
+    window_median: float
+    window_p90: float
+    whole: float
+    changes_late_ms_p99: float | None
+
+
+def deviation(
+    name: str, got: list[int], trace: OpportunityTrace, first: int, late_ms: float | None
+) -> ReplayError:
+    """Compare windows of bytes with the trace's, from the `first` on; empty ones must be empty."""
+    wanted = [trace.allowed_bytes(i * _WINDOW_MS, (i + 1) * _WINDOW_MS) for i in range(len(got))]
+    got, wanted = got[first:], wanted[first:]
+    errors = sorted(abs(g - w) / w if w else float(g > 0) for g, w in zip(got, wanted, strict=True))
+    return ReplayError(
+        name,
+        len(errors),
+        statistics.median(errors),
+        errors[int(0.9 * len(errors))],
+        abs(sum(got) / sum(wanted) - 1),
+        late_ms,
+    )
+
+
+def _offered_bps(trace: OpportunityTrace) -> float:
+    """What fills the link at its best."""
+    windows = range(0, trace.period_ms, _WINDOW_MS)
+    best = max(trace.allowed_bytes(at, at + _WINDOW_MS) for at in windows)
+    return 1.3 * best * 8e3 / _WINDOW_MS
+
+
+def on_netem(path: Path, duration_s: float) -> ReplayError:
+    """HTB over netem between the ends, its rate changed as the trace goes."""
+    trace = read_opportunities(path)
+    asked = DirectionConditions(round(trace.mean_rate_bps), queue_bytes=_QUEUE_BYTES)
+    interface = "board-c"
+    with bench_link("netem", one_way(DirectionConditions())):
+        with Netlink(AIR_NAMESPACE) as netlink:
+            tree.remove(netlink, interface)
+            tree.install(netlink, interface, tree.tree(asked, varying=True))
+        with saturated(DEVICE, CLOUD, _offered_bps(trace)) as received:
+            begin_s = time.monotonic() + 0.5
+            report = replay_opportunities(
+                interface, trace, begin_s=begin_s, duration_s=duration_s, namespace=AIR_NAMESPACE
+            )
+            time.sleep(0.2)
+    got = received.windows(begin_s, duration_s)
+    return deviation(path.name, got, trace, 0, report.late_ms_p99)
+
+
+def on_userspace(backend: str, path: Path, duration_s: float) -> ReplayError:
+    """Our own process between the ends; its trace begins with it, before anything is sent."""
+    trace = read_opportunities(path)
+    asked = one_way(DirectionConditions(queue_bytes=_QUEUE_BYTES))
+    with (
+        bench_link(backend, asked, uplink_trace=path) as link,
+        saturated(DEVICE, CLOUD, _offered_bps(trace)) as received,
+    ):
+        first = int((time.monotonic() + 0.5 - link.begin_s) * 1e3 / _WINDOW_MS) + 1
+        time.sleep(max(0.0, link.begin_s + duration_s + 0.2 - time.monotonic()))
+    got = received.windows(link.begin_s, duration_s)
+    return deviation(path.name, got, trace, first, None)
+
+
+def main() -> None:
+    """Inside a sandbox: BACKEND SECONDS TRACE…; prints a JSON list."""
+    backend, duration_s, *paths = sys.argv[1:]
+
+    def body() -> int:
+        make_namespaces()
+        found = []
+        for path in map(Path, paths):
+            if backend == "netem":
+                found.append(on_netem(path, float(duration_s)))
+            else:
+                found.append(on_userspace(backend, path, float(duration_s)))
+        print(json.dumps([asdict(one) for one in found]), flush=True)
+        return 0
+
+    raise SystemExit(run_in_sandbox(body))
+
+
+if __name__ == "__main__":
+    main()

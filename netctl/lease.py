@@ -1,0 +1,172 @@
+"""A shaped interface is held on lease: whoever stops renewing it loses it, however he stopped.
+
+The lease is a file in /run; guardians, processes in sessions of their own, take our tree away as soon as
+the holder has died or the lease has run out. There are two of them, so that one may be killed as
+well; what a kill of everything leaves, `netctl restore` finds by the same files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from netctl.kernel import tree
+from netctl.kernel.netlink import Netlink
+from protos.errors import LinkError
+
+FOLDER = Path("/run/airloom/netctl")
+GUARDIANS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds an interface, and until when on CLOCK_BOOTTIME unless it is renewed."""
+
+    interface: str
+    pid: int
+    started: float
+    """When that process started: numbers are used again."""
+    ends_s: float
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.interface}.json"
+
+    @property
+    def held(self) -> bool:
+        """Whether the holder lives and has renewed it in time."""
+        if self.ends_s < now_s():
+            return False
+        try:
+            return psutil.Process(self.pid).create_time() == self.started
+        except psutil.NoSuchProcess:
+            return False
+
+
+def now_s() -> float:
+    """A clock that no one sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def leases() -> list[Lease]:
+    """All that are in the folder, held or not."""
+    found = []
+    for path in sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []:
+        lease = _read(path)
+        if lease is not None:
+            found.append(lease)
+    return found
+
+
+def _read(path: Path) -> Lease | None:
+    # A guardian may have removed it in the meantime.
+    with contextlib.suppress(FileNotFoundError):
+        return Lease(**json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def _write(lease: Lease) -> None:
+    partial = lease.path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(asdict(lease)), encoding="utf-8")
+    partial.replace(lease.path)
+
+
+def release(interface: str) -> bool:
+    """Take our tree and the lease away; False where there was no tree of ours."""
+    removed = False
+    # The interface itself may be gone, and with it all that was on it.
+    with contextlib.suppress(LinkError), Netlink() as netlink:
+        removed = tree.remove(netlink, interface)
+    (FOLDER / f"{interface}.json").unlink(missing_ok=True)
+    return removed
+
+
+def restore() -> list[str]:
+    """Undo what dead or silent holders left; return the interfaces restored."""
+    return [lease.interface for lease in leases() if not lease.held and release(lease.interface)]
+
+
+class Held:
+    """A lease in the hands of this process."""
+
+    def __init__(self, lease: Lease, lease_s: float) -> None:
+        self._lease = lease
+        self._lease_s = lease_s
+
+    def renew(self) -> None:
+        """Hold it for another term from now on; LinkError where it ran out before."""
+        if _read(self._lease.path) is None:
+            raise LinkError(
+                f"the lease of {self._lease.interface} ran out, and the interface was restored: this "
+                f"process had not renewed it for {self._lease_s:g} s"
+            )
+        self._lease = Lease(
+            self._lease.interface, self._lease.pid, self._lease.started, now_s() + self._lease_s
+        )
+        _write(self._lease)
+
+
+@contextlib.contextmanager
+def held(interface: str, lease_s: float) -> Iterator[Held]:
+    """Hold an interface: two guardians watch over it; at the end our tree is gone.
+
+    Raises:
+        LinkError: another process holds it.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    process = psutil.Process()
+    lease = Lease(interface, process.pid, process.create_time(), now_s() + lease_s)
+    try:
+        with lease.path.open("x", encoding="utf-8") as file:
+            json.dump(asdict(lease), file)
+    except FileExistsError:
+        raise LinkError(f"{interface} is being shaped by another netctl ({lease.path})") from None
+    try:
+        for _ in range(GUARDIANS):
+            _start_guardian(lease)
+        yield Held(lease, lease_s)
+    finally:
+        release(interface)
+
+
+def _start_guardian(lease: Lease) -> None:
+    reader, writer = os.pipe()
+    if os.fork() != 0:
+        os.close(reader)
+        # The write end stays open, unread, until this process ends, however it ends.
+        os.set_inheritable(writer, False)
+        return
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        # Nothing of the holder's may be kept open: another guardian's pipe least of all.
+        os.closerange(3, reader)
+        os.closerange(reader + 1, 256)
+        _guard(lease, reader)
+    finally:
+        os._exit(0)
+
+
+def _guard(lease: Lease, holder: int) -> None:
+    """Wait for the holder's death or silence, then restore; return early where it has let go."""
+    while True:
+        present = _read(lease.path)
+        if present is None or (present.pid, present.started) != (lease.pid, lease.started):
+            return
+        left_s = present.ends_s - now_s()
+        if left_s <= 0:
+            break
+        ready, _, _ = select.select((holder,), (), (), left_s)
+        if ready:
+            break
+    release(lease.interface)

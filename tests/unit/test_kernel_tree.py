@@ -1,0 +1,122 @@
+"""What is sent to the kernel for a direction, and how what it shows is compared."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netctl.backends.base import LinkSpec
+from netctl.backends.netem import NetemBackend
+from netctl.conditions import DirectionConditions, LinkConditions, Slots
+from netctl.json_data import from_json, to_json
+from netctl.kernel.qdiscs import HtbClass, Netem
+from netctl.kernel.tree import Tree, differences, tree
+from netctl.loss import FourState, GilbertElliott
+from protos.errors import ConfigurationError, UnsupportedConditionError
+
+chances = st.integers(0, 1000).map(lambda n: n / 1000)
+models = st.one_of(
+    st.none(),
+    st.builds(GilbertElliott, chances, st.just(0.25), chances, chances),
+    st.builds(FourState, st.just(0.01), st.just(0.2), st.just(0.1), chances, st.just(0.02)),
+)
+
+
+@given(
+    st.builds(
+        Netem,
+        limit=st.integers(1, 2**31),
+        latency_ns=st.integers(0, 2**40),
+        jitter_ns=st.integers(0, 2**40),
+        jitter_correlation=chances,
+        loss_model=models,
+        duplicate=chances,
+        reorder=chances,
+        corrupt=chances,
+        rate_bytes_per_s=st.integers(0, 2**36),
+        slots=st.one_of(st.none(), st.just(Slots(1, 2, 3, 4)), st.just(Slots(0.5, 0.5))),
+    )
+)
+def test_what_is_encoded_is_decoded(netem: Netem) -> None:
+    # The kernel shows the longer forms of times and rates, which are sent as well.
+    assert differences(Tree(netem), Tree(Netem.decode(netem.encode()))) == []
+
+
+@given(st.integers(1, 2**36))
+def test_an_htb_rate_is_decoded_whatever_its_size(rate: int) -> None:
+    shown = HtbClass.decode(HtbClass(rate, 3028, 3028).encode())
+    assert (shown.rate_bytes_per_s, shown.quantum_bytes) == (rate, 3028)
+
+
+def test_the_limit_covers_what_is_under_way_and_the_queue() -> None:
+    asked = DirectionConditions(rate_bps=100_000_000, delay_ms=300, queue_ms=100)
+    in_flight = 100_000_000 * 0.4 / (1514 * 8)
+    assert in_flight <= tree(asked).netem.limit <= in_flight + 1
+
+
+def test_jitter_without_a_rate_gets_one_so_that_order_is_kept() -> None:
+    jittery = DirectionConditions(delay_ms=20, jitter_ms=5)
+    assert tree(jittery).netem.rate_bytes_per_s > 0
+    assert tree(replace(jittery, in_order=False)).netem.rate_bytes_per_s == 0
+    assert tree(DirectionConditions(delay_ms=20)).netem.rate_bytes_per_s == 0
+
+
+def test_a_rate_that_varies_or_a_queue_in_bytes_is_metered_by_htb() -> None:
+    asked = DirectionConditions(rate_bps=8_000_000, queue_bytes=50_000)
+    planned = tree(asked)
+    assert planned.rate is not None
+    assert planned.rate.rate_bytes_per_s == 1_000_000
+    assert planned.queue is not None
+    assert (planned.queue.kind, planned.queue.limit) == ("bfifo", 50_000)
+    assert planned.netem.rate_bytes_per_s == 0
+    assert tree(replace(asked, queue_bytes=None)).rate is None
+    assert tree(replace(asked, queue_bytes=None), varying=True).rate is not None
+
+
+def test_a_link_that_is_down_loses_everything() -> None:
+    assert tree(DirectionConditions(up=False, loss=0.1)).netem.loss == 1.0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        DirectionConditions(delay_ms=5, jitter_ms=1, jitter_correlation=-0.5),
+        DirectionConditions(queue_discipline="codel"),
+    ],
+)
+def test_what_the_kernel_cannot_represent_is_refused(asked: DirectionConditions) -> None:
+    with pytest.raises(UnsupportedConditionError):
+        tree(asked)
+
+
+CONDITIONS = DirectionConditions(rate_bps=12_000_000, delay_ms=20, jitter_ms=2, loss=0.01)
+SPEC = LinkSpec(
+    "b", "b", "cloud", "10.0.0.2/30", "10.0.0.1/30", LinkConditions(CONDITIONS, CONDITIONS), 1
+)
+
+
+def test_what_the_kernel_shows_is_compared_in_its_own_units() -> None:
+    backend, asked = NetemBackend(), tree(CONDITIONS)
+    shown = json.loads(to_json(asked))
+    assert backend.differences(SPEC, [shown, shown]) == []
+    halved = {**shown, "netem": {**shown["netem"], "rate_bytes_per_s": 750_000}}
+    assert backend.differences(SPEC, [shown, halved]) == [
+        "downlink: netem.rate_bytes_per_s is 750000, not 1500000"
+    ]
+    assert backend.differences(SPEC, [None, shown]) == ["uplink: there is no netem of ours"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"delay_ms": -1}', "zero or more"),
+        ('{"dely_ms": 1}', "there is no field 'dely_ms'"),
+        ('{"delay_ms": "long"}', "delay_ms: .*valid number"),
+        ('{"loss_model": {"p": 2, "r": 1}}', "p must be from 0 to 1"),
+    ],
+)
+def test_wrong_conditions_are_refused_by_field(text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        from_json(DirectionConditions, text)
