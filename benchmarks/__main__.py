@@ -8,10 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import links, runtime
+from benchmarks import links, netctl, runtime
 from benchmarks.result import Result, show, write
 
-BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"links": links.run, "runtime": runtime.run}
+BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
+    "links": links.run,
+    "netctl": netctl.run,
+    "runtime": runtime.run,
+}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from netctl.jitter import DelayTable, Distribution
+from netctl.jitter import DelayTable, Distribution, moments
 from netctl.loss import LossModel
 
 FRAME_HEADER_BYTES = 14
@@ -58,7 +58,7 @@ class DirectionConditions:
     """How long a full queue takes to drain at the rate; unless given in bytes or packets."""
     distribution: Distribution | DelayTable = "uniform"
     jitter_correlation: float = 0.0
-    """Of a delay with the one before, in netem's sense."""
+    """Of each packet's delay with the one before; the distribution stays what it is."""
     in_order: bool = True
     loss_model: LossModel | None = None
     duplicate: float = 0.0
@@ -92,8 +92,10 @@ class DirectionConditions:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {value}")
-        if not -1 < self.jitter_correlation < 1:
-            raise ValueError(f"jitter_correlation must be within ±1, not {self.jitter_correlation}")
+        if not 0 <= self.jitter_correlation < 1:
+            raise ValueError(
+                f"jitter_correlation must be from 0 to below 1, not {self.jitter_correlation}"
+            )
         if self.distribution == "uniform" and self.jitter_ms > self.delay_ms:
             raise ValueError(
                 f"jitter ({self.jitter_ms} ms) is more than the delay ({self.delay_ms} ms); "
@@ -122,6 +124,23 @@ class DirectionConditions:
             return self.queue_bytes
         frame = self.mtu_bytes + FRAME_HEADER_BYTES
         return max(2 * frame, math.ceil(self.rate_bps * self.queue_ms / 8e3))
+
+    @property
+    def mean_delay_ms(self) -> float:
+        """What delays average to."""
+        return self.delay_ms + self.jitter_ms * moments(self.distribution)[0]
+
+    @property
+    def deviation_ms(self) -> float:
+        """The standard deviation of delays."""
+        return self.jitter_ms * moments(self.distribution)[1]
+
+    @property
+    def mean_burst_packets(self) -> float:
+        """How many packets are lost one after another, on average."""
+        if self.loss_model is not None:
+            return self.loss_model.mean_burst_packets
+        return 1 / (1 - self.loss) if self.loss < 1 else math.inf
 
     @property
     def longest_delay_ms(self) -> float:

@@ -38,6 +38,8 @@ def specification(conditions: LinkConditions, seed: int = 5) -> LinkSpec:
 
 def make_namespaces() -> None:
     """Once in a sandbox."""
+    # The loopback of the sandbox, over which the baseline is measured.
+    execute.run(("ip", "link", "set", "lo", "up"))
     execute.run_all(namespace_commands((AIR_NAMESPACE, DEVICE[0], CLOUD[0])))
 
 
@@ -75,7 +77,7 @@ def bench_link(
         if process is not None:
             process.terminate()
             process.communicate(timeout=60)
-        else:
+        if backend != "userspace-tun":
             for interface in (f"{spec.name}-d", f"{spec.name}-c"):
                 execute.run(("ip", "-n", AIR_NAMESPACE, "link", "del", interface))
 

@@ -100,8 +100,8 @@ def on_userspace(backend: str, path: Path, duration_s: float) -> ReplayError:
 
 
 def main() -> None:
-    """Inside a sandbox: BACKEND SECONDS TRACE…; prints a JSON list."""
-    backend, duration_s, *paths = sys.argv[1:]
+    """In a sandbox: BACKEND SECONDS OUT TRACE…; writes a list to OUT."""
+    backend, duration_s, out, *paths = sys.argv[1:]
 
     def body() -> int:
         make_namespaces()
@@ -111,7 +111,7 @@ def main() -> None:
                 found.append(on_netem(path, float(duration_s)))
             else:
                 found.append(on_userspace(backend, path, float(duration_s)))
-        print(json.dumps([asdict(one) for one in found]), flush=True)
+        Path(out).write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
         return 0
 
     raise SystemExit(run_in_sandbox(body))

@@ -43,7 +43,6 @@ class Netem:
     limit: int
     latency_ns: int = 0
     jitter_ns: int = 0
-    jitter_correlation: float = 0.0
     table: tuple[int, ...] | None = None
     loss: float = 0.0
     loss_model: LossModel | None = None
@@ -66,7 +65,7 @@ class Netem:
                 chance(self.duplicate),
                 min(jitter, _LARGEST_U32),
             ),
-            attribute(_CORRELATION, struct.pack("=3I", chance(self.jitter_correlation), 0, 0)),
+            attribute(_CORRELATION, bytes(12)),
             attribute(_REORDER, struct.pack("=2I", chance(self.reorder), 0)),
             attribute(_CORRUPT, struct.pack("=2I", chance(self.corrupt), 0)),
             attribute(_LATENCY64, struct.pack("=q", self.latency_ns)),
@@ -133,7 +132,6 @@ class Netem:
             limit=limit,
             latency_ns=latency_ns,
             jitter_ns=jitter_ns,
-            jitter_correlation=share(pair(_CORRELATION)),
             loss=share(loss),
             loss_model=model,
             duplicate=share(duplicate),

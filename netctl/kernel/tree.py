@@ -81,10 +81,10 @@ def tree(
         UnsupportedConditionError: the kernel cannot represent it.
     """
     c = conditions
-    if c.jitter_correlation < 0:
+    if c.jitter_correlation:
         raise UnsupportedConditionError(
-            f"netem has no negative jitter_correlation ({c.jitter_correlation}); the userspace "
-            "backends have"
+            "netem cannot correlate delays: its correlation is of a 32-bit number of which it then "
+            "takes a remainder, and that has none; the userspace backends can"
         )
     named = c.distribution
     steps = table_steps(named) if isinstance(named, DelayTable) else table(named)
@@ -102,7 +102,6 @@ def tree(
         limit=_DELAYED_PACKETS if metered else c.limit_packets,
         latency_ns=round(c.delay_ms * 1e6),
         jitter_ns=round(c.jitter_ms * 1e6),
-        jitter_correlation=c.jitter_correlation,
         table=steps if c.jitter_ms else None,
         loss=1.0 if not c.up else c.loss if c.loss_model is None else 0.0,
         loss_model=c.loss_model if c.up else None,
@@ -162,6 +161,11 @@ def _requests(index: int, planned: Tree, flags: int) -> list[tuple[int, TrafficC
         if flags:
             bands = TrafficControl(index, BANDS, _TC_H_ROOT, 0, "prio", two_bands())
             requests.append((qdisc, bands, flags))
+            # Before anything is delayed: what is exempt is so from the first moment.
+            requests += [
+                (nl.RTM_NEWTFILTER, message, flags)
+                for message in exempting_filters(index, BANDS, BANDS | 1, planned.exempt)
+            ]
     netem = planned.netem.encode()
     if planned.rate is None:
         requests.append((qdisc, TrafficControl(index, NETEM, parent, 0, "netem", netem), flags))
@@ -180,11 +184,6 @@ def _requests(index: int, planned: Tree, flags: int) -> list[tuple[int, TrafficC
                 TrafficControl(index, QUEUE, NETEM | 1, 0, queue.kind, queue.encode()),
                 flags,
             ),
-        ]
-    if planned.exempt and flags:
-        requests += [
-            (nl.RTM_NEWTFILTER, message, flags)
-            for message in exempting_filters(index, BANDS, BANDS | 1, planned.exempt)
         ]
     return requests
 

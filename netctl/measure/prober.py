@@ -7,6 +7,7 @@ stamped by the kernel (SO_TIMESTAMPNS).
 from __future__ import annotations
 
 import itertools
+import math
 import select
 import socket
 import statistics
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
-from netctl.measure.statistics import Estimate, mean_interval, median_interval, wilson
+from netctl.measure.statistics import Z_95, Estimate, mean_interval, median_interval, wilson
 from netctl.units import format_rate
 from protos.errors import LinkError
 
@@ -32,6 +33,8 @@ _FULL_PAYLOAD = 1472
 _PROBE_PAYLOAD = 100
 _WINDOWS = 10
 _WARM_UP_PROBES = 10
+_WARM_UPS = 20
+"""At most, until one probe has come through."""
 _BURST_S = 0.002
 """So much of a rate's load is sent at once: well below any queue."""
 
@@ -58,6 +61,15 @@ class DirectionMeasurement:
     """Half the width of the middle 95 % of delays, scaled to the whole of a uniform jitter."""
     loss: Estimate
     reordered: int
+    """Dense probes that arrived after a later one."""
+    mean_delay_ms: Estimate
+    deviation_ms: float
+    """The standard deviation of delays."""
+    burst_packets: Estimate | None
+    """Mean number of dense probes lost one after another; None where hardly any were."""
+    duplicated: Estimate
+    overtaken: Estimate
+    """The share of dense probes that a later one overtook."""
 
 
 class UntoldError(LinkError):
@@ -68,8 +80,15 @@ class Path:
     """A pair of UDP sockets, sender and receiver, each in its own namespace."""
 
     def __init__(
-        self, sender: tuple[str | None, str], receiver: tuple[str | None, str], port: int = 0
+        self,
+        sender: tuple[str | None, str],
+        receiver: tuple[str | None, str],
+        port: int = 0,
+        *,
+        corrupting: bool = False,
     ) -> None:
+        """`corrupting`: the link flips bits, so that a drop at the receiver need not be this machine's."""
+        self._corrupting = corrupting
         with network_namespace(receiver[0]):
             self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with network_namespace(sender[0]):
@@ -88,6 +107,8 @@ class Path:
         self._receiver.setblocking(False)
         self._run = 0
         self._overflowed = 0
+        self._seen: set[int] = set()
+        """What arrived of the present stream: copies count once."""
 
     def close(self) -> None:
         self._sender.close()
@@ -102,6 +123,7 @@ class Path:
         where this machine, not the link, lost packets.
         """
         self._run += 1
+        self._seen.clear()
         overflowed_before = self._overflowed
         padding = bytes(payload - _HEADER.size)
         arrivals: list[Arrival] = []
@@ -118,9 +140,10 @@ class Path:
             self._collect(arrivals, max(0.0, next_s - time.monotonic()))
         sending_s = time.monotonic() - start_s
         deadline_s = time.monotonic() + grace_s
-        while len(arrivals) < count and (left_s := deadline_s - time.monotonic()) > 0:
+        while len(self._seen) < count and (left_s := deadline_s - time.monotonic()) > 0:
             self._collect(arrivals, left_s)
-        if (lost := self._overflowed - overflowed_before) > 0:
+        lost = self._overflowed - overflowed_before
+        if lost > 0 and not self._corrupting:
             raise UntoldError(
                 f"this machine was too busy and lost {lost} packets that the link had delivered"
             )
@@ -137,6 +160,7 @@ class Path:
             run, sequence, sent_ns = _HEADER.unpack_from(data)
             if run != self._run:
                 continue
+            self._seen.add(sequence)
             told = {kind: value for _, kind, value in ancillary}
             if _SO_RXQ_OVFL in told:
                 (self._overflowed,) = struct.unpack("I", told[_SO_RXQ_OVFL])
@@ -188,28 +212,68 @@ def _probe(path: Path, asked: DirectionConditions, probes: int) -> DirectionMeas
     grace_s = held_ms / 1e3 + 0.3
     # A link that keeps the order delays a packet behind a later one: delay is told from probes
     # too far apart to meet, loss from those and from denser ones that still overflow no queue.
-    spaced_s = max(2.0, 10 * transmission_ms, 2.2 * asked.jitter_ms) / 1e3
+    spread = 2.2 if asked.distribution == "uniform" else 8.0
+    spaced_s = max(2.0, 10 * transmission_ms, spread * asked.jitter_ms) / 1e3
     dense_s = max(2.0, 2 * transmission_ms, 2 * held_ms / asked.limit_packets) / 1e3
     spaced = max(100, probes // 5)
     # The first packets resolve addresses and fault pages in; they are not measured.
-    path.stream(_WARM_UP_PROBES, _PROBE_PAYLOAD, spaced_s, grace_s)
+    # An address is resolved across both ways, of which the other may be much slower.
+    for _ in range(_WARM_UPS):
+        if path.stream(_WARM_UP_PROBES, _PROBE_PAYLOAD, spaced_s, grace_s)[0] or not asked.up:
+            break
     arrivals, _ = path.stream(spaced, _PROBE_PAYLOAD, spaced_s, grace_s)
+    if not asked.up:
+        return _silent(len(arrivals), spaced)
     if len(arrivals) < 20:
         raise LinkError(f"only {len(arrivals)} of {spaced} probes arrived: no delay can be told")
     dense, _ = path.stream(probes, _PROBE_PAYLOAD, dense_s, grace_s)
-    lost = spaced - len(arrivals) + probes - len(dense)
+    everything = [*_distinct(arrivals), *_distinct(dense)]
+    lost = spaced + probes - len(everything)
     delays_ms = [(a.received_ns - a.sent_ns) / 1e6 - transmission_ms for a in arrivals]
     cuts = statistics.quantiles(delays_ms, n=40)
+    later_first = sum(
+        later.sequence < earlier.sequence for earlier, later in itertools.pairwise(dense)
+    )
+    copies = len(arrivals) + len(dense) - len(everything)
     return DirectionMeasurement(
         rate_bps=None,
         rate_untold=None,
         delay_ms=median_interval(delays_ms),
         jitter_ms=(cuts[-1] - cuts[0]) / 2 / 0.95,
         loss=wilson(lost, spaced + probes),
-        reordered=sum(
-            later.sequence < earlier.sequence for earlier, later in itertools.pairwise(dense)
-        ),
+        reordered=later_first,
+        mean_delay_ms=mean_interval(delays_ms),
+        deviation_ms=statistics.pstdev(delays_ms),
+        burst_packets=_bursts(dense, probes),
+        duplicated=wilson(copies, len(everything)),
+        overtaken=wilson(later_first, max(1, len(dense))),
     )
+
+
+def _silent(arrived: int, sent: int) -> DirectionMeasurement:
+    """A dead zone has no delay: only that nothing came through."""
+    nothing = Estimate(0.0, 0.0, 0.0, 0)
+    loss = wilson(sent - arrived, sent)
+    return DirectionMeasurement(None, None, nothing, 0, loss, 0, nothing, 0, None, nothing, nothing)
+
+
+def _distinct(arrivals: Sequence[Arrival]) -> set[int]:
+    return {arrival.sequence for arrival in arrivals}
+
+
+_FEWEST_BURSTS = 8
+
+
+def _bursts(arrivals: Sequence[Arrival], sent: int) -> Estimate | None:
+    """The mean length of runs of lost packets; its interval is a geometric distribution's."""
+    arrived = sorted(_distinct(arrivals))
+    edges = itertools.pairwise([-1, *arrived, sent])
+    lengths = [later - earlier - 1 for earlier, later in edges if later - earlier > 1]
+    if len(lengths) < _FEWEST_BURSTS:
+        return None
+    mean = statistics.fmean(lengths)
+    half = Z_95 * math.sqrt(mean * max(mean - 1, 0.05) / len(lengths))
+    return Estimate(mean, max(1.0, mean - half), mean + half, len(lengths))
 
 
 def measure_directions(

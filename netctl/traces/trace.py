@@ -43,7 +43,11 @@ class OpportunityTrace:
 
     def _before(self, at_ms: float) -> int:
         laps, rest = divmod(at_ms, self.period_ms)
-        return int(laps) * len(self.times_ms) + bisect_left(self.times_ms, rest)
+        before = int(laps) * len(self.times_ms) + bisect_left(self.times_ms, rest)
+        if laps and rest == 0:
+            # Those of the last time are at the very end of a lap, not before it.
+            before -= len(self.times_ms) - bisect_left(self.times_ms, self.period_ms)
+        return before
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from netctl.userspace.codel import CoDel
 from netctl.userspace.service import ConstantRate, Service, Unlimited
 
 Packet = TypeVar("Packet")
+_NORMAL = statistics.NormalDist()
+_SMALLEST_DRAW = 2.0**-53
+_LARGEST_DRAW = 1 - 2.0**-53
 
 
 @dataclass
@@ -141,9 +146,11 @@ class DirectionShaper(Generic[Packet]):
         draw = self._random()
         correlation = self.conditions.jitter_correlation
         if correlation:
-            draw = draw * (1 - correlation) + self._last_jitter * correlation
-            draw %= 1.0
-            self._last_jitter = draw
+            # A Gaussian copula: neighbours are correlated, the distribution is what it was.
+            fresh = _NORMAL.inv_cdf(max(draw, _SMALLEST_DRAW))
+            narrowed = math.sqrt(1 - correlation * correlation) * fresh
+            self._last_jitter = correlation * self._last_jitter + narrowed
+            draw = min(_NORMAL.cdf(self._last_jitter), _LARGEST_DRAW)
         if self._table is None:
             return self._jitter_s * (2 * draw - 1)
         return self._jitter_s * self._table[int(draw * len(self._table))] / TABLE_SCALE

@@ -1,11 +1,17 @@
 """The laws of a shaped direction, on a clock of the test's own."""
 
+import dataclasses
+import statistics
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
-from netctl.userspace.shaper import DirectionShaper
+from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, Slots
+from netctl.jitter import Distribution
+from netctl.userspace.forwarder import flip_bit
+from netctl.userspace.shaper import Counters, DirectionShaper
 
 conditions = st.builds(
     lambda rate, delay, jitter, loss: DirectionConditions(rate, delay, delay * jitter, loss),
@@ -81,6 +87,84 @@ def test_loss_is_what_was_asked_within_four_standard_errors() -> None:
     arrivals, _ = play(asked, [(0.0001, 100)] * 50_000, seed=3)
     lost = 1 - len(arrivals) / 50_000
     assert abs(lost - 0.03) < 4 * (0.03 * 0.97 / 50_000) ** 0.5
+
+
+def shares(asked: DirectionConditions, packets: int = 20_000, gap_s: float = 0.0001) -> Counters:
+    _, shaper = play(asked, [(gap_s, 100)] * packets, seed=5)
+    return shaper.counters
+
+
+def test_copies_corruption_and_overtaking_happen_as_often_as_asked() -> None:
+    counted = shares(DirectionConditions(delay_ms=5, duplicate=0.05, corrupt=0.02, reorder=0.1))
+    assert counted.duplicated / 20_000 == pytest.approx(0.05, abs=0.005)
+    assert counted.reordered / 21_000 == pytest.approx(0.1, abs=0.01)
+    assert counted.delivered == 20_000 + counted.duplicated
+
+
+def test_a_corrupted_packet_differs_in_one_bit() -> None:
+    flip = flip_bit(header_bytes=14)
+    packet = bytes(range(100))
+    for fraction in (0.0, 0.5, 0.999999):
+        changed = flip(packet, fraction)
+        wrong = [one ^ other for one, other in zip(packet, changed, strict=True)]
+        assert sum(value.bit_count() for value in wrong) == 1
+        assert wrong[:14] == [0] * 14
+
+
+def test_jitter_that_may_reorder_does() -> None:
+    asked = DirectionConditions(delay_ms=20, jitter_ms=10, in_order=False)
+    arrivals, _ = play(asked, [(0.001, 100)] * 500, seed=5)
+    indices = [index for index, _, _ in arrivals]
+    assert indices != sorted(indices)
+    assert sorted(indices) == list(range(500))
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal", "pareto"])
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_delays_have_their_distribution_however_correlated(
+    distribution: Distribution, correlation: float
+) -> None:
+    asked = DirectionConditions(
+        delay_ms=100, jitter_ms=5, distribution=distribution, jitter_correlation=correlation
+    )
+    # So far apart that no packet waits for the one ahead.
+    arrivals, _ = play(asked, [(0.2, 100)] * 20_000, seed=5)
+    delays_ms = [(received - sent) * 1e3 for _, sent, received in arrivals]
+    assert statistics.fmean(delays_ms) == pytest.approx(asked.mean_delay_ms, abs=0.3)
+    assert statistics.pstdev(delays_ms) == pytest.approx(asked.deviation_ms, rel=0.06)
+    lagged = statistics.correlation(delays_ms[:-1], delays_ms[1:])
+    assert lagged == pytest.approx(correlation, abs=0.15 if distribution == "pareto" else 0.05)
+
+
+def test_slots_let_only_so_many_packets_out_at_a_time() -> None:
+    asked = DirectionConditions(delay_ms=1, slots=Slots(5, 5, packets=3))
+    arrivals, _ = play(asked, [(0.001, 100)] * 300, seed=5)
+    batches = Counter(round(received, 6) for _, _, received in arrivals)
+    assert max(batches.values()) == 3
+
+
+def test_codel_keeps_the_queue_short_where_drop_tail_fills_it() -> None:
+    def last_delay_ms(asked: DirectionConditions) -> float:
+        arrivals, _ = play(asked, [(0.0011, 1500)] * 8000, seed=5)
+        return statistics.fmean((received - sent) * 1e3 for _, sent, received in arrivals[-200:])
+
+    full = DirectionConditions(rate_bps=10_000_000, queue_ms=300)
+    managed = dataclasses.replace(full, queue_discipline="codel")
+    assert last_delay_ms(full) > 250
+    assert last_delay_ms(managed) < 60
+
+
+def test_nothing_comes_through_a_link_that_is_down() -> None:
+    assert shares(DirectionConditions(up=False)).delivered == 0
+
+
+def test_new_conditions_hold_for_what_comes_after_them() -> None:
+    shaper: DirectionShaper[int] = DirectionShaper(DirectionConditions(delay_ms=10), 1)
+    shaper.offer(1, 100, 0.0)
+    shaper.use(DirectionConditions(delay_ms=50))
+    shaper.offer(2, 100, 0.001)
+    assert shaper.take_due(0.0101) == [1]
+    assert shaper.next_due_s() == pytest.approx(0.051)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""What the userspace link carries: TCP with everything on, and delay at 20,000 packets a second."""
+
+from __future__ import annotations
+
+import json
+import socket
+import statistics
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.netctl.bench_link import CLOUD, DEVICE, bench_link, make_namespaces
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.linux import minimise_timer_slack, network_namespace
+from testbed.sandbox import run_in_sandbox
+
+_FULL = DirectionConditions(
+    rate_bps=900_000_000, delay_ms=1, jitter_ms=0.2, loss=0.00001, queue_bytes=1 << 20
+)
+_TIMED = DirectionConditions(rate_bps=900_000_000, delay_ms=10, queue_bytes=1 << 22)
+_GOODPUT_S = 5.0
+_PACKETS_PER_S = 20_000
+_STREAM_S = 5.0
+_STAMP = struct.Struct("!q")
+_SO_TIMESTAMPNS = 35
+_SO_RCVBUFFORCE = 33
+
+
+def _processor_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def goodput(backend: str) -> dict[str, float]:
+    """TCP goodput from board to cloud, and the link's share of a processor."""
+    with bench_link(backend, LinkConditions(_FULL, _FULL)) as link:
+        assert link.process is not None
+        with network_namespace(CLOUD[0]):
+            server = socket.create_server((CLOUD[1], 5001))
+        with network_namespace(DEVICE[0]):
+            client = socket.create_connection((CLOUD[1], 5001))
+        accepted, _ = server.accept()
+        received = 0
+
+        def drain() -> None:
+            nonlocal received
+            while block := accepted.recv(1 << 20):
+                received += len(block)
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        block, started_s, processor_s = (
+            bytes(1 << 18),
+            time.monotonic(),
+            _processor_s(link.process.pid),
+        )
+        while time.monotonic() - started_s < _GOODPUT_S:
+            client.sendall(block)
+        used = _processor_s(link.process.pid) - processor_s
+        client.shutdown(socket.SHUT_WR)
+        thread.join()
+        lasted_s = time.monotonic() - started_s
+        for end in (client, accepted, server):
+            end.close()
+    return {"bps": received * 8 / lasted_s, "processor": used / lasted_s}
+
+
+def delay_error(backend: str) -> dict[str, float]:
+    """How far packets' one-way delays are from what was asked, in ms; small packets, evenly spaced."""
+    with bench_link(backend, LinkConditions(_TIMED, _TIMED)) as link:
+        assert link.process is not None
+        with network_namespace(CLOUD[0]):
+            sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 25)
+        sink.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sink.bind((CLOUD[1], 0))
+        sink.settimeout(0.5)
+        with network_namespace(DEVICE[0]):
+            source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        source.connect(sink.getsockname())
+        processor_s = _processor_s(link.process.pid)
+        minimise_timer_slack()
+        count = int(_PACKETS_PER_S * _STREAM_S)
+        start_s = time.monotonic()
+        for number in range(count):
+            due_s = start_s + number / _PACKETS_PER_S
+            while (left_s := due_s - time.monotonic()) > 0:
+                if left_s > 0.0002:
+                    time.sleep(left_s - 0.0001)
+            source.send(_STAMP.pack(time.time_ns()))
+        errors_ms: list[float] = []
+        while len(errors_ms) < count:
+            try:
+                data, ancillary, _, _ = sink.recvmsg(64, 64)
+            except TimeoutError:
+                break
+            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+            received_ns = seconds * 1_000_000_000 + nanoseconds
+            delay_ms = (received_ns - _STAMP.unpack(data)[0]) / 1e6
+            errors_ms.append(delay_ms - _TIMED.delay_ms - _TIMED.transmission_ms(36))
+        used = _processor_s(link.process.pid) - processor_s
+        sink.close()
+        source.close()
+    errors_ms.sort()
+    return {
+        "arrived": len(errors_ms) / count,
+        "p50": statistics.median(errors_ms),
+        "p99": errors_ms[int(0.99 * len(errors_ms))],
+        "processor": used / _STREAM_S,
+    }
+
+
+def main() -> None:
+    """In a sandbox: BACKEND OUT."""
+    backend, out = sys.argv[1:]
+
+    def body() -> int:
+        make_namespaces()
+        found = {"goodput": goodput(backend), "delay": delay_error(backend)}
+        Path(out).write_text(json.dumps(found), encoding="utf-8")
+        return 0
+
+    raise SystemExit(run_in_sandbox(body))
+
+
+if __name__ == "__main__":
+    main()

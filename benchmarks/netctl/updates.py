@@ -1,0 +1,111 @@
+"""What it costs to change a rate: ours against a forked tc and pyroute2; and 1,000 changes a second."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from netctl import execute
+from netctl.kernel import netlink as nl
+from netctl.kernel import qdiscs, tree
+from netctl.kernel.netlink import Netlink, TrafficControl
+from netctl.linux import minimise_timer_slack, prefer_in_real_time
+from netctl.replay import sleep_until
+from testbed.sandbox import run_in_sandbox
+
+_INTERFACE = "shaped"
+_CHANGES = 300
+_SUSTAINED_S = 10
+_PER_SECOND = 1000
+
+
+def _make() -> None:
+    """An HTB as trees have it: this kernel may lack netem, and rates are changed in the HTB."""
+    execute.run(("ip", "link", "add", _INTERFACE, "type", "veth", "peer", "name", "far"))
+    execute.run(("ip", "link", "set", _INTERFACE, "up"))
+    with Netlink() as netlink:
+        index = netlink.index(_INTERFACE)
+        root = TrafficControl(index, tree.METER, 0xFFFFFFFF, 0, "htb", qdiscs.htb_root(1))
+        netlink.request(nl.RTM_NEWQDISC, root, nl.NLM_F_CREATE | nl.NLM_F_EXCL)
+        rate = tree.htb_class(10e6, 1500)
+        one = TrafficControl(index, tree.CLASS, tree.METER, 0, "htb", rate.encode())
+        netlink.request(nl.RTM_NEWTCLASS, one, nl.NLM_F_CREATE)
+
+
+def _median_ms(change: Callable[[int], None], changes: int) -> float:
+    times = []
+    for number in range(changes):
+        started_s = time.perf_counter()
+        change(10_000_000 + 1000 * number)
+        times.append(time.perf_counter() - started_s)
+    return statistics.median(times) * 1e3
+
+
+def _forked_tc(rate_bps: int) -> None:
+    subprocess.run(
+        [
+            "tc", "class", "change", "dev", _INTERFACE, "parent", "a1f3:", "classid", "a1f3:1",
+            "htb", "rate", f"{rate_bps}bit", "burst", "4k", "quantum", "3028",
+        ],
+        check=True,
+    )  # fmt: skip
+
+
+def measure() -> dict[str, float]:
+    """Median milliseconds of a change by each means, and how late 1,000 changes/s are."""
+    from pyroute2 import IPRoute
+
+    _make()
+    found: dict[str, float] = {}
+    found["tc"] = _median_ms(_forked_tc, _CHANGES)
+    with IPRoute() as route:
+        index = route.link_lookup(ifname=_INTERFACE)[0]
+
+        def by_pyroute2(rate_bps: int) -> None:
+            route.tc(
+                "change-class", "htb", index, tree.CLASS, parent=tree.METER,
+                rate=f"{rate_bps}bit", burst=4096, quantum=3028,
+            )  # fmt: skip
+
+        found["pyroute2"] = _median_ms(by_pyroute2, _CHANGES)
+    with Netlink() as netlink:
+        index = netlink.index(_INTERFACE)
+
+        def ours(rate_bps: int) -> None:
+            tree.change_rate(netlink, index, tree.htb_class(rate_bps, 1500))
+
+        found["ours"] = _median_ms(ours, _CHANGES)
+        minimise_timer_slack()
+        prefer_in_real_time()
+        late_ms = []
+        begin_s, processor_s = time.monotonic() + 0.1, time.process_time()
+        for number in range(_SUSTAINED_S * _PER_SECOND):
+            due_s = begin_s + number / _PER_SECOND
+            sleep_until(due_s)
+            ours(10_000_000 + number)
+            late_ms.append((time.monotonic() - due_s) * 1e3)
+        found["processor"] = (time.process_time() - processor_s) / _SUSTAINED_S
+    late_ms.sort()
+    found["late_p50"] = statistics.median(late_ms)
+    found["late_p99"] = late_ms[int(0.99 * len(late_ms))]
+    found["late_max"] = late_ms[-1]
+    return found
+
+
+def main() -> None:
+    """In a sandbox: OUT."""
+
+    def body() -> int:
+        Path(sys.argv[1]).write_text(json.dumps(measure()), encoding="utf-8")
+        return 0
+
+    raise SystemExit(run_in_sandbox(body))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The fidelity certificate: what a link was asked to be, what it was measured to be, and the verdict.
+
+The bands: rate within 2 %; delay within the greater of 1 ms and 2 %; shares (loss, duplicates,
+overtaken) by Wilson's interval; bursts by the interval of their mean length; the deviation of delays
+within the greater of 0.5 ms and 15 %.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.measure.prober import DirectionMeasurement
+from netctl.measure.statistics import Estimate, wilson
+
+RATE_BAND = 0.02
+DELAY_BAND_MS, DELAY_BAND = 1.0, 0.02
+DEVIATION_BAND_MS, DEVIATION_BAND = 0.5, 0.15
+_Z = 3.29
+"""Shares are judged by an interval that a right link misses once in a thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One quantity of one direction."""
+
+    way: str
+    quantity: str
+    unit: str
+    asked: float
+    measured: float | None
+    low: float | None
+    """The measurement's 95 % interval."""
+    high: float | None
+    band: str
+    passed: bool
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Every verdict on a link, and where and how it was measured."""
+
+    verdicts: tuple[Verdict, ...]
+    backend: str
+    kernel: str
+    machine: str
+    baseline_ms: float
+    """One-way delay of this machine's loopback by the same prober; subtracted from every delay."""
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+    def text(self) -> str:
+        """For people: a line for each quantity."""
+        lines = [
+            f"{self.backend} on Linux {self.kernel} ({self.machine}); baseline "
+            f"{self.baseline_ms:.3f} ms subtracted"
+        ]
+        for v in self.verdicts:
+            measured = "not told" if v.measured is None else f"{v.measured:.6g}"
+            interval = "" if v.low is None else f" [{v.low:.6g}, {v.high:.6g}]"
+            lines.append(
+                f"  {v.way:8} {v.quantity:10} asked {v.asked:<10.6g} measured {measured}{interval} "
+                f"{v.unit}  band {v.band}  {'pass' if v.passed else 'FAIL'} {v.remark}".rstrip()
+            )
+        lines.append("PASS" if self.passed else "FAIL")
+        return "\n".join(lines)
+
+
+def certify(
+    asked: LinkConditions,
+    measured: Mapping[str, DirectionMeasurement],
+    *,
+    backend: str,
+    baseline_ms: float,
+) -> Certificate:
+    """Judge both directions; `measured` has `uplink` and `downlink`."""
+    verdicts = [
+        verdict
+        for way, conditions in (("uplink", asked.uplink), ("downlink", asked.downlink))
+        for verdict in judge(way, conditions, measured[way], baseline_ms)
+    ]
+    return Certificate(
+        tuple(verdicts), backend, platform.release(), f"{os.cpu_count()} × {platform.machine()}",
+        baseline_ms,
+    )  # fmt: skip
+
+
+def judge(
+    way: str, asked: DirectionConditions, found: DirectionMeasurement, baseline_ms: float = 0.0
+) -> list[Verdict]:
+    """Judge one direction by the bands."""
+    verdicts: list[Verdict] = []
+    if not asked.up:
+        return [_share(way, "loss", 1.0, found.loss)]
+    if asked.rate_bps is not None:
+        rate = found.rate_bps
+        verdicts.append(
+            Verdict(
+                way, "rate", "bit/s", asked.rate_bps,
+                None if rate is None else rate.value,
+                None if rate is None else rate.low,
+                None if rate is None else rate.high,
+                f"±{RATE_BAND:.0%}",
+                rate is not None and abs(rate.value / asked.rate_bps - 1) <= RATE_BAND,
+                found.rate_untold or "",
+            )
+        )  # fmt: skip
+    # A median is not moved by a busy moment of this machine; a skewed distribution needs the mean.
+    symmetric = asked.distribution in ("uniform", "normal")
+    delay = found.delay_ms if symmetric else found.mean_delay_ms
+    expected_ms = asked.delay_ms if symmetric else asked.mean_delay_ms
+    band_ms = max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
+    value_ms = delay.value - baseline_ms
+    if not asked.slots:
+        verdicts.append(
+            Verdict(
+                way, "delay", "ms", expected_ms, value_ms, delay.low - baseline_ms,
+                delay.high - baseline_ms, f"±{band_ms:.3g} ms",
+                abs(value_ms - expected_ms) <= band_ms,
+            )
+        )  # fmt: skip
+    if asked.jitter_ms:
+        band_ms = max(DEVIATION_BAND_MS, DEVIATION_BAND * asked.deviation_ms)
+        verdicts.append(
+            Verdict(
+                way, "deviation", "ms", asked.deviation_ms, found.deviation_ms, None, None,
+                f"±{band_ms:.3g} ms", abs(found.deviation_ms - asked.deviation_ms) <= band_ms,
+            )
+        )  # fmt: skip
+    # A probe with a flipped bit has a wrong checksum: whoever receives it never sees it.
+    lost = 1 - (1 - asked.loss) * (1 - asked.corrupt)
+    clustering = max(1.0, 2 * asked.mean_burst_packets - 1) if asked.loss_model else 1.0
+    verdicts.append(_share(way, "loss", lost, found.loss, clustering))
+    if asked.loss_model is not None and found.burst_packets is not None:
+        burst = found.burst_packets
+        half = _Z / 1.96 * (burst.high - burst.value) + 0.05
+        verdicts.append(
+            Verdict(
+                way, "burst", "packets", asked.mean_burst_packets, burst.value, burst.low,
+                burst.high, "interval", abs(burst.value - asked.mean_burst_packets) <= half,
+            )
+        )  # fmt: skip
+    if asked.duplicate:
+        # A copy is lost as easily as the packet, and counts where both arrive.
+        both = asked.duplicate * (1 - lost) ** 2
+        some = 1 - lost + asked.duplicate * (1 - lost) * lost
+        verdicts.append(_share(way, "duplicates", both / some, found.duplicated))
+    if asked.reorder:
+        expected = asked.reorder * (1 - asked.reorder)
+        verdicts.append(_share(way, "overtaken", expected, found.overtaken))
+    elif asked.in_order:
+        verdicts.append(
+            Verdict(
+                way, "reordered", "packets", 0, found.reordered, None, None, "none",
+                found.reordered == 0,
+            )
+        )  # fmt: skip
+    return verdicts
+
+
+def _share(
+    way: str, quantity: str, asked: float, found: Estimate, clustering: float = 1.0
+) -> Verdict:
+    """A share is right where it lies in Wilson's interval; losses in bursts tell less than single ones."""
+    trials = max(1, round(found.samples / clustering))
+    wide = wilson(round(found.value * trials), trials, z=_Z)
+    # An asked share of nothing is nothing.
+    ok = wide.low <= asked <= wide.high and (asked > 0 or found.value == 0)
+    return Verdict(
+        way, quantity, "share", asked, found.value, found.low, found.high,
+        f"[{wide.low:.4f}, {wide.high:.4f}]", ok,
+    )  # fmt: skip
