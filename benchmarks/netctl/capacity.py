@@ -75,7 +75,7 @@ def delay_error(backend: str) -> dict[str, float]:
         assert link.process is not None
         with network_namespace(CLOUD[0]):
             sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 25)
+        sink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 27)
         sink.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sink.bind((CLOUD[1], 0))
         sink.settimeout(0.5)
