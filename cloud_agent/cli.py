@@ -10,8 +10,8 @@ from pathlib import Path
 from cloud_agent.agent import serve
 from cloud_agent.config import CloudAgentSettings
 from device_agent.server import run_agent
-from device_agent.yaml_file import load_yaml
 from protos.errors import AirloomError
+from protos.yaml_file import load_yaml
 
 
 def main() -> None:

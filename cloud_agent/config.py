@@ -11,7 +11,7 @@ from device_agent.config import (
     TracingSettings,
 )
 from device_agent.security import TransportSecurity
-from device_agent.yaml_file import FilePath, Settings
+from protos.yaml_file import FilePath, Settings
 
 
 class ServerSettings(Settings):

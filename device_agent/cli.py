@@ -11,8 +11,8 @@ from device_agent.agent import serve
 from device_agent.config import DeviceSettings
 from device_agent.doctor import advise, describe, inspect_board, report
 from device_agent.server import run_agent
-from device_agent.yaml_file import load_yaml
 from protos.errors import AirloomError
+from protos.yaml_file import load_yaml
 
 
 def main() -> None:

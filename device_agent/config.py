@@ -10,8 +10,8 @@ import psutil
 from pydantic import Field, model_validator
 
 from device_agent.security import TransportSecurity
-from device_agent.yaml_file import FilePath, Settings
 from protos.errors import ConfigurationError
+from protos.yaml_file import FilePath, Settings
 
 
 def physical_cores() -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 from pydantic import model_validator
 
-from device_agent.yaml_file import FilePath, Settings
 from protos.errors import ConfigurationError
+from protos.yaml_file import FilePath, Settings
 
 
 class TransportSecurity(Settings):

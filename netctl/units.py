@@ -18,6 +18,7 @@ _RATE_BPS = {
     "kB/s": 8e3,
     "MB/s": 8e6,
 }
+_BYTES = {"B": 1.0, "kB": 1e3, "KiB": 1024.0, "MB": 1e6, "MiB": 1024.0**2}
 _TIME_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3}
 _FRACTION = {"%": 1e-2, "ppm": 1e-6}
 
@@ -49,6 +50,14 @@ def parse_rate_bps(text: str) -> int:
 def parse_time_ms(text: str) -> float:
     """Read a duration as milliseconds; ValueError where it is not one."""
     return _parse(text, _TIME_MS, "20 ms")
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size as bytes; ValueError where it is not one or is no whole number of bytes."""
+    value = _parse(text, _BYTES, "64 kB")
+    if value != round(value):
+        raise ValueError(f"{text!r} is not a whole number of bytes")
+    return round(value)
 
 
 def parse_fraction(text: str) -> float:

@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from device_agent.config import ModelSettings, RoutingSettings
-from device_agent.yaml_file import Settings
-from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
+from netctl.settings import Duration, LinkSettings
+from protos.yaml_file import Settings
 from testbed.questions.question import DOMAINS, LEVELS, Domain
-
-
-def _text(parse: Any) -> BeforeValidator:
-    def read(value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} has no unit; write it as text with a unit")
-        return parse(value)
-
-    return BeforeValidator(read)
-
-
-Rate = Annotated[int, _text(parse_rate_bps)]
-Duration = Annotated[float, _text(parse_time_ms)]
-Fraction = Annotated[float, _text(parse_fraction)]
-
-
-class DirectionSettings(Settings):
-    """One direction of a link, with units: `rate: 12 Mbit/s`, `delay: 20 ms`, `loss: 1 %`."""
-
-    rate: Rate | None = Field(None, description="unlimited where not given")
-    delay: Duration = 0.0
-    jitter: Duration = 0.0
-    loss: Fraction = 0.0
-    queue: Duration = 200.0
-
-    @model_validator(mode="after")
-    def _possible(self) -> DirectionSettings:
-        self.conditions()
-        return self
-
-    def conditions(self) -> DirectionConditions:
-        """The same in SI units; ValueError for what no link can be."""
-        return DirectionConditions(self.rate, self.delay, self.jitter, self.loss, self.queue)
-
-
-class LinkSettings(Settings):
-    """Both directions of a device's link; up is from the device to the cloud."""
-
-    kind: str = Field("link", description="what it stands for, such as Wi-Fi; shown in the report")
-    uplink: DirectionSettings
-    downlink: DirectionSettings
-
-    def conditions(self) -> LinkConditions:
-        """Both directions in SI units."""
-        return LinkConditions(self.uplink.conditions(), self.downlink.conditions())
 
 
 class DeviceEntry(Settings):

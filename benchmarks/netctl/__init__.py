@@ -77,8 +77,12 @@ def _updates(found: Mapping[str, float]) -> list[Result]:
         ),
         Result("netctl/1000-changes/late-p99", found["late_p99"], "ms", "limit", 1.0, at_most=1),
         Result(
-            "netctl/1000-changes/late-p99-own", found["late_p99"], "ms", "a loop that changes nothing",
-            found["idle_late_p99"], at_most=1.5,
+            "netctl/1000-changes/late-p99-own",
+            found["late_p99"],
+            "ms",
+            "a loop that changes nothing",
+            found["idle_late_p99"],
+            at_most=1.5,
         ),
         Result("netctl/1000-changes/processor", found["processor"], "cores", "one core", 1.0),
     ]

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.yaml_file import load_yaml
 from protos.errors import ConfigurationError
+from protos.yaml_file import load_yaml
 from testbed.scenario import Scenario
 
 GOOD = """\

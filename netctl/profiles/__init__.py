@@ -1,0 +1,89 @@
+"""Links by name: conditions with the public source of their figures, some of them over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+import yaml
+from pydantic import Field, TypeAdapter
+
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.settings import Basis, DirectionSettings, Duration, Fraction, Rate
+from protos.errors import ConfigurationError
+from protos.yaml_file import Settings
+
+
+class _Moment(Settings):
+    """What is different, on both ways, from a time on; what is not named is the profile's."""
+
+    at: Duration
+    rate: Rate | None = None
+    delay: Duration | None = None
+    loss: Fraction | None = None
+    up: bool | None = None
+
+    def on(self, conditions: DirectionConditions) -> DirectionConditions:
+        """A direction at this moment."""
+        changed = conditions
+        if self.rate is not None:
+            changed = replace(changed, rate_bps=self.rate)
+        if self.delay is not None:
+            changed = replace(changed, delay_ms=self.delay)
+        if self.loss is not None:
+            changed = replace(changed, loss=self.loss, loss_model=None)
+        if self.up is not None:
+            changed = replace(changed, up=self.up)
+        return changed
+
+
+class _Entry(Settings):
+    basis: Basis
+    source: str
+    uplink: DirectionSettings
+    downlink: DirectionSettings
+    timeline: list[_Moment] = Field(default_factory=list)
+    period: Duration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A link by name."""
+
+    name: str
+    basis: Basis
+    source: str
+    conditions: LinkConditions
+    timeline: tuple[tuple[float, LinkConditions], ...] = ()
+    """What holds from so many milliseconds on; empty where nothing changes."""
+    period_ms: float | None = None
+
+
+@cache
+def profiles() -> dict[str, Profile]:
+    """All of them, by name."""
+    text = (files("netctl.profiles") / "library.yaml").read_text(encoding="utf-8")
+    entries = TypeAdapter(dict[str, _Entry]).validate_python(yaml.safe_load(text))
+    found = {}
+    for name, entry in entries.items():
+        up, down = entry.uplink.conditions(), entry.downlink.conditions()
+        found[name] = Profile(
+            name,
+            entry.basis,
+            entry.source,
+            LinkConditions(up, down),
+            tuple((m.at, LinkConditions(m.on(up), m.on(down))) for m in entry.timeline),
+            entry.period,
+        )
+    return found
+
+
+def profile(name: str) -> Profile:
+    """One by name; ConfigurationError lists the names where there is no such."""
+    try:
+        return profiles()[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"there is no profile {name!r}; there are {', '.join(profiles())}"
+        ) from None

@@ -1,0 +1,192 @@
+"""Conditions as people write them in YAML: every quantity is text with its unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from netctl.conditions import DirectionConditions, LinkConditions, QueueDiscipline, Slots
+from netctl.jitter import DelayTable, Distribution
+from netctl.loss import FourState, GilbertElliott
+from netctl.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
+from protos.yaml_file import Settings
+
+
+def _text(parse: Any) -> BeforeValidator:
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} has no unit; write it as text with a unit")
+        return parse(value)
+
+    return BeforeValidator(read)
+
+
+Rate = Annotated[int, _text(parse_rate_bps)]
+Duration = Annotated[float, _text(parse_time_ms)]
+Fraction = Annotated[float, _text(parse_fraction)]
+Bytes = Annotated[int, _text(parse_bytes)]
+
+
+class BurstSettings(Settings):
+    """Losses in bursts: `{share: 2 %, mean_packets: 5}`."""
+
+    share: Fraction
+    mean_packets: float = Field(ge=1, description="how long a burst is on average")
+
+
+class GilbertElliottSettings(Settings):
+    """netem's gemodel, by its probabilities."""
+
+    p: Fraction = Field(description="from good to bad, with each packet")
+    r: Fraction = Field(description="from bad to good")
+    loss_bad: Fraction = 1.0
+    loss_good: Fraction = 0.0
+
+
+class FourStateSettings(Settings):
+    """netem's loss state, by its probabilities."""
+
+    p13: Fraction
+    p31: Fraction
+    p32: Fraction = 0.0
+    p23: Fraction = 1.0
+    p14: Fraction = 0.0
+
+
+class SlotSettings(Settings):
+    """Packets leave in batches."""
+
+    shortest: Duration
+    longest: Duration
+    packets: int = Field(0, ge=0, description="in one slot; 0 is any number")
+    bytes: Bytes = 0
+
+
+class QueueSettings(Settings):
+    """How long the queue before the rate is: one of time, bytes and packets."""
+
+    time: Duration | None = None
+    bytes: Bytes | None = None
+    packets: int | None = Field(None, ge=1)
+    discipline: QueueDiscipline = "drop-tail"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> QueueSettings:
+        given = [name for name in ("time", "bytes", "packets") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"a queue has one length, not {' and '.join(given)}")
+        return self
+
+
+class DirectionSettings(Settings):
+    """One direction of a link, with units: `rate: 12 Mbit/s`, `delay: 20 ms`, `loss: 1 %`."""
+
+    rate: Rate | None = Field(None, description="unlimited where not given")
+    delay: Duration = 0.0
+    jitter: Duration = 0.0
+    distribution: Distribution = "uniform"
+    delay_samples: list[Duration] | None = Field(
+        None, description="measured delays, in place of delay, jitter and distribution"
+    )
+    jitter_correlation: Fraction = 0.0
+    in_order: bool = True
+    loss: Fraction = 0.0
+    bursts: BurstSettings | None = None
+    gilbert_elliott: GilbertElliottSettings | None = None
+    four_state: FourStateSettings | None = None
+    duplicate: Fraction = 0.0
+    reorder: Fraction = 0.0
+    corrupt: Fraction = 0.0
+    slots: SlotSettings | None = None
+    queue: Duration | QueueSettings = 200.0
+    mtu: Bytes = 1500
+    up: bool = Field(True, description="false is a dead zone: nothing comes through")
+
+    @model_validator(mode="after")
+    def _possible(self) -> DirectionSettings:
+        models = ("bursts", "gilbert_elliott", "four_state")
+        given = [name for name in models if getattr(self, name) is not None]
+        if len(given) > 1 or (given and self.loss):
+            raise ValueError(
+                f"packets are lost in one way only, not by {' and '.join(['loss'] * bool(self.loss) + given)}"
+            )
+        if self.delay_samples is not None and (self.delay or self.jitter):
+            raise ValueError("delay_samples stand in place of delay and jitter")
+        self.conditions()
+        return self
+
+    def conditions(self) -> DirectionConditions:
+        """The same in SI units; ValueError for what no link can be."""
+        delay_ms, jitter_ms = self.delay, self.jitter
+        distribution: Distribution | DelayTable = self.distribution
+        if self.delay_samples is not None:
+            delay_ms, jitter_ms, distribution = DelayTable.from_samples(self.delay_samples)
+        queue = self.queue if isinstance(self.queue, QueueSettings) else QueueSettings()
+        queue_ms = self.queue if isinstance(self.queue, float) else queue.time
+        slots = self.slots
+        return DirectionConditions(
+            rate_bps=self.rate,
+            delay_ms=delay_ms,
+            jitter_ms=jitter_ms,
+            loss=self.loss,
+            queue_ms=200.0 if queue_ms is None else queue_ms,
+            distribution=distribution,
+            jitter_correlation=self.jitter_correlation,
+            in_order=self.in_order,
+            loss_model=self._loss_model(),
+            duplicate=self.duplicate,
+            reorder=self.reorder,
+            corrupt=self.corrupt,
+            slots=None
+            if slots is None
+            else Slots(slots.shortest, slots.longest, slots.packets, slots.bytes),
+            queue_bytes=queue.bytes,
+            queue_packets=queue.packets,
+            queue_discipline=queue.discipline,
+            mtu_bytes=self.mtu,
+            up=self.up,
+        )
+
+    def _loss_model(self) -> GilbertElliott | FourState | None:
+        if self.bursts is not None:
+            return GilbertElliott.bursts(self.bursts.share, self.bursts.mean_packets)
+        if self.gilbert_elliott is not None:
+            return GilbertElliott(**self.gilbert_elliott.model_dump())
+        if self.four_state is not None:
+            return FourState(**self.four_state.model_dump())
+        return None
+
+
+class LinkSettings(Settings):
+    """Both directions of a device's link; up is from the device to the cloud."""
+
+    kind: str = Field("link", description="what it stands for, such as Wi-Fi; shown in the report")
+    profile: str | None = Field(
+        None, description="one of `netctl profiles`, in place of directions"
+    )
+    uplink: DirectionSettings | None = None
+    downlink: DirectionSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> LinkSettings:
+        if self.profile is not None:
+            if self.uplink is not None or self.downlink is not None:
+                raise ValueError("a profile stands in place of uplink and downlink")
+            self.conditions()
+        elif self.uplink is None or self.downlink is None:
+            raise ValueError("a link needs uplink and downlink, or a profile")
+        return self
+
+    def conditions(self) -> LinkConditions:
+        """Both directions in SI units."""
+        if self.profile is not None:
+            from netctl.profiles import profile
+
+            return profile(self.profile).conditions
+        assert self.uplink is not None
+        assert self.downlink is not None
+        return LinkConditions(self.uplink.conditions(), self.downlink.conditions())
+
+
+Basis = Literal["measured", "standard", "chosen"]
