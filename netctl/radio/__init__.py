@@ -1,0 +1,1 @@
+"""From positions to links: path loss, SNR, rate tables, shared airtime, handover."""
