@@ -99,3 +99,11 @@ def moments(distribution: Distribution | DelayTable) -> tuple[float, float]:
         return 0.0, 1 / math.sqrt(3)
     values = [step / TABLE_SCALE for step in steps]
     return statistics.fmean(values), statistics.pstdev(values)
+
+
+def lowest(distribution: Distribution | DelayTable) -> float:
+    """The least that is added to a delay, in units of the jitter."""
+    steps = (
+        table_steps(distribution) if isinstance(distribution, DelayTable) else table(distribution)
+    )
+    return -1.0 if steps is None else min(steps) / TABLE_SCALE

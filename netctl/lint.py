@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
+from netctl.jitter import lowest
 from netctl.units import format_rate
 
 _NETEM_DEFAULT_LIMIT = 1000
@@ -95,7 +96,7 @@ def _direction(way: str, c: DirectionConditions, rtt_ms: float) -> list[Finding]
             "reordering", "warning",
             f"jitter of {c.jitter_ms:g} ms may reorder packets: TCP takes that for loss and slows down",
         )  # fmt: skip
-    if c.distribution != "uniform" and c.jitter_ms * 2 > c.delay_ms:
+    if c.delay_ms + lowest(c.distribution) * c.jitter_ms < 0:
         say(
             "jitter", "note",
             f"a deviation of {c.jitter_ms:g} ms around {c.delay_ms:g} ms cuts delays off at zero: their "

@@ -10,6 +10,7 @@ from netctl.conditions import DirectionConditions, LinkConditions, QueueDiscipli
 from netctl.jitter import DelayTable, Distribution
 from netctl.loss import FourState, GilbertElliott
 from netctl.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
+from protos.errors import ConfigurationError
 from protos.yaml_file import Settings
 
 
@@ -173,10 +174,24 @@ class LinkSettings(Settings):
         if self.profile is not None:
             if self.uplink is not None or self.downlink is not None:
                 raise ValueError("a profile stands in place of uplink and downlink")
-            self.conditions()
+            self._check_profile(self.profile)
         elif self.uplink is None or self.downlink is None:
             raise ValueError("a link needs uplink and downlink, or a profile")
         return self
+
+    @staticmethod
+    def _check_profile(name: str) -> None:
+        from netctl.profiles import profile
+
+        try:
+            found = profile(name)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        if found.timeline:
+            raise ValueError(
+                f"the profile {name} changes over time, which only `netctl shape --profile {name}` "
+                "does yet"
+            )
 
     def conditions(self) -> LinkConditions:
         """Both directions in SI units."""

@@ -106,6 +106,13 @@ def read_trace(path: Path) -> OpportunityTrace | ConditionTrace:
     return read_steps(path) if path.suffix == ".csv" else read_opportunities(path)
 
 
+def write_opportunities(trace: OpportunityTrace, path: Path) -> None:
+    """Write Mahimahi's format, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{time}\n" for time in trace.times_ms), encoding="ascii")
+    partial.replace(path)
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()

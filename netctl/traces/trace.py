@@ -88,6 +88,22 @@ class ConditionTrace:
             between(step.loss, after.loss),
         )
 
+    def opportunities(self) -> OpportunityTrace:
+        """The rates alone, as delivery opportunities; ValueError where a step has none."""
+        times: list[int] = []
+        credit = 0.0
+        for time_ms in range(round(self.period_ms)):
+            rate_bps = self.at(time_ms).rate_bps
+            if rate_bps is None:
+                raise ValueError("only a trace with rates has delivery opportunities")
+            credit += rate_bps / 1e3 / 8 / OPPORTUNITY_BYTES
+            times += [time_ms + 1] * int(credit)
+            credit -= int(credit)
+        # The last time is the period, where the trace begins again.
+        if not times or times[-1] != round(self.period_ms):
+            times.append(round(self.period_ms))
+        return OpportunityTrace(tuple(times))
+
 
 @dataclass(frozen=True, slots=True)
 class RateStep:

@@ -76,7 +76,7 @@ def wait_until(true: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 @with_netem
@@ -164,6 +164,18 @@ def test_netem_that_somebody_changes_is_noticed_and_taken_away() -> None:
         assert process.returncode == 1
         assert "netem.latency_ns is 50000000, not 5000000" in errors
         assert qdisc() == before
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_follows_a_profile_that_changes_over_time() -> None:
+    def check() -> None:
+        process = shape("--profile", "elevator", "--for", "50 s")
+        assert qdisc("netem")["options"]["rate"]["rate"] == 21_000_000 / 8
+        wait_until(lambda: qdisc("netem")["options"]["loss-random"]["loss"] == 1)
+        wait_until(lambda: "loss-random" not in qdisc("netem")["options"])
+        assert process.wait(timeout=PATIENCE_S) == 0
 
     in_a_sandbox(check)
 

@@ -1,0 +1,5 @@
+"""`python -m netctl.cli`."""
+
+from netctl.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""What command-line arguments are read as."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.json_data import from_json
+from netctl.kernel.filters import Exemption
+from protos.errors import ConfigurationError
+
+Value = TypeVar("Value")
+
+
+def reading(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Use a parser that raises ValueError as an argument's type, so that its words are shown."""
+
+    def read(text: str) -> Value:
+        try:
+            return parse(text)
+        except (ValueError, ConfigurationError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def json_conditions(text: str) -> DirectionConditions:
+    """Conditions as JSON in SI units, as plans write them."""
+    return from_json(DirectionConditions, text)
+
+
+exemption = reading(Exemption.parse)
+
+
+def place(text: str) -> tuple[str | None, str]:
+    """NAMESPACE/NAME, or NAME in the present namespace."""
+    namespace, slash, name = text.rpartition("/")
+    return (namespace if slash else None, name)
+
+
+def add_link(command: argparse.ArgumentParser) -> None:
+    """Let a command be told a link: by a profile's name or by a file."""
+    group = command.add_mutually_exclusive_group(required=True)
+    group.add_argument("--profile", help="a name of `netctl profiles`")
+    group.add_argument(
+        "--conditions", type=Path, metavar="FILE", help="YAML with uplink and downlink, with units"
+    )
+
+
+def link_of(arguments: argparse.Namespace) -> LinkConditions:
+    """The link that a command was told."""
+    from netctl.profiles import profile
+    from netctl.settings import LinkSettings
+    from protos.yaml_file import load_yaml
+
+    if arguments.profile is not None:
+        return profile(arguments.profile).conditions
+    return load_yaml(arguments.conditions, LinkSettings).conditions()
+
+
+def show(value: Any, text: str, arguments: argparse.Namespace) -> None:
+    """Print for people, or as JSON where that was asked for."""
+    print(json.dumps(value, indent=2) if arguments.json else text)

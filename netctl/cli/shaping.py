@@ -1,0 +1,250 @@
+"""Commands that change links, show what was changed and take it back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from netctl import execute
+from netctl.cli.arguments import exemption, json_conditions, place, reading, show
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.kernel import tree
+from netctl.kernel.filters import Exemption
+from netctl.kernel.netlink import Netlink
+from netctl.lease import held, leases, restore
+from netctl.linux import die_with_parent
+from netctl.profiles import profile
+from netctl.replay import replay_opportunities
+from netctl.shape import refuse_foreign, require_netem, shape
+from netctl.traces.files import read_opportunities, read_trace
+from netctl.traces.trace import OpportunityTrace
+from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
+from netctl.userspace.forwarder import Forwarder, stop_on_signals
+from netctl.userspace.ports import open_port
+from protos.errors import ConfigurationError
+
+
+def _asked(arguments: argparse.Namespace) -> DirectionConditions:
+    """A direction by a profile, changed by what was given besides it."""
+    base = DirectionConditions()
+    if arguments.profile is not None:
+        conditions = profile(arguments.profile).conditions
+        base = conditions.uplink if arguments.way == "uplink" else conditions.downlink
+    given = {
+        "rate_bps": arguments.rate,
+        "delay_ms": arguments.delay,
+        "jitter_ms": arguments.jitter,
+        "queue_ms": arguments.queue,
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    if arguments.loss is not None:
+        changed |= {"loss": arguments.loss, "loss_model": None}
+    try:
+        return replace(base, **changed)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _timeline(
+    arguments: argparse.Namespace,
+) -> tuple[list[tuple[float, DirectionConditions]], float | None]:
+    """What a profile is from each time on, in its present way."""
+    if arguments.profile is None:
+        return [], None
+    found = profile(arguments.profile)
+    return (
+        [(at, getattr(link, arguments.way)) for at, link in found.timeline],
+        found.period_ms,
+    )
+
+
+def _shape(arguments: argparse.Namespace) -> None:
+    timeline, period_ms = _timeline(arguments)
+    shape(
+        arguments.interface,
+        _asked(arguments),
+        timeline=timeline,
+        period_ms=period_ms,
+        duration_ms=arguments.duration,
+        lease_s=arguments.lease / 1e3,
+        exempt=arguments.exempt,
+    )
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    trace = read_trace(arguments.trace)
+    if not isinstance(trace, OpportunityTrace):
+        trace = trace.opportunities()
+    require_netem()
+    restore()
+    asked = replace(_asked(arguments), rate_bps=round(trace.mean_rate_bps), queue_bytes=1 << 18)
+    planned = tree.tree(asked, varying=True, exempt=tuple(arguments.exempt))
+    duration_s = (arguments.duration or trace.period_ms) / 1e3
+    with Netlink() as netlink:
+        refuse_foreign(netlink, arguments.interface)
+        # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.
+        with held(arguments.interface, duration_s + arguments.lease / 1e3):
+            tree.install(netlink, arguments.interface, planned)
+            begin_s = time.monotonic() + 0.05
+            report = replay_opportunities(
+                arguments.interface, trace, begin_s=begin_s, duration_s=duration_s
+            )
+    text = (
+        f"{report.changes} changes in {duration_s:g} s, late by {report.late_ms_p50:.3f} ms "
+        f"(median), {report.late_ms_p99:.3f} ms (p99); {arguments.interface} is restored"
+    )
+    show(asdict(report), text, arguments)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    namespace, interface = place(arguments.interface)
+    with Netlink(namespace) as netlink:
+        shown = tree.read_back(netlink, interface)
+        foreign = tree.foreign_root(netlink, interface)
+    lease = next((one for one in leases() if one.interface == interface), None)
+    value = {
+        "interface": arguments.interface,
+        "tree": None if shown is None else asdict(shown),
+        "foreign": foreign,
+        "lease": None if lease is None else {**asdict(lease), "held": lease.held},
+    }
+    if shown is None:
+        text = f"{arguments.interface} carries nothing of netctl's"
+        text += f"; somebody else's {foreign}" if foreign else ""
+    else:
+        netem = {k: v for k, v in asdict(shown.netem).items() if v and k != "table"}
+        text = f"{arguments.interface}: netem {json.dumps(netem)}"
+        if shown.rate is not None:
+            text += f"\n  rate {json.dumps(asdict(shown.rate))}"
+        if shown.queue is not None:
+            text += f"\n  queue {json.dumps(asdict(shown.queue))}"
+        if shown.exempt:
+            text += f"\n  exempt {', '.join(f'{e.protocol}/{e.port}' for e in shown.exempt)}"
+        if lease is not None:
+            text += f"\n  leased by process {lease.pid}, {'held' if lease.held else 'lapsed'}"
+    show(value, text, arguments)
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    restored = restore()
+    show(restored, "\n".join(f"restored {interface}" for interface in restored), arguments)
+
+
+def _link(arguments: argparse.Namespace) -> None:
+    die_with_parent(signal.SIGTERM)
+    device = open_port(arguments.device)
+    cloud = open_port(arguments.cloud)
+    traces = [
+        None if path is None else read_opportunities(path)
+        for path in (arguments.uplink_trace, arguments.downlink_trace)
+    ]
+    forwarder = Forwarder(
+        device,
+        cloud,
+        LinkConditions(arguments.uplink, arguments.downlink),
+        arguments.seed,
+        uplink_trace=traces[0],
+        downlink_trace=traces[1],
+        control=arguments.control,
+    )
+    stop_on_signals(forwarder)
+    print(json.dumps({"ready": True, "begin_s": forwarder.begin_s}), flush=True)
+    forwarder.run()
+    counters = {"uplink": forwarder.up.counters, "downlink": forwarder.down.counters}
+    # Whoever started this may have gone.
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({way: asdict(one) for way, one in counters.items()}), flush=True)
+
+
+def _offloads(arguments: argparse.Namespace) -> None:
+    execute.run(("netctl", "offloads", "off", arguments.interface))
+
+
+def _tree(arguments: argparse.Namespace) -> None:
+    planned = () if arguments.tree is None else (arguments.tree,)
+    shown = execute.run(("netctl", "tree", arguments.action, arguments.interface, *planned))
+    sys.stdout.write(f"{shown}\n" if shown else "")
+
+
+def _add_shaping(command: argparse.ArgumentParser) -> None:
+    time = reading(parse_time_ms)
+    command.add_argument("interface")
+    command.add_argument("--profile", help="start from one of `netctl profiles`")
+    command.add_argument("--way", choices=["uplink", "downlink"], default="uplink")
+    command.add_argument("--rate", type=reading(parse_rate_bps), help="for example '12 Mbit/s'")
+    command.add_argument("--delay", type=time, help="'20 ms'")
+    command.add_argument("--jitter", type=time, help="'5 ms'")
+    command.add_argument("--loss", type=reading(parse_fraction), help="'1 %%'")
+    command.add_argument("--queue", type=time, help="how long a full queue drains: '200 ms'")
+    command.add_argument("--for", dest="duration", type=time, help="end by itself after '30 s'")
+    command.add_argument(
+        "--lease", type=time, default=10e3, help="restored so soon if this command hangs: '10 s'"
+    )
+    command.add_argument(
+        "--exempt",
+        action="append",
+        type=exemption,
+        default=[Exemption("tcp", 22)],
+        metavar="tcp/PORT",
+        help="a port that is never shaped, besides SSH's (repeatable)",
+    )
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add these commands to the command line."""
+    command = commands.add_parser(
+        "shape",
+        aliases=["apply"],
+        help="shape what leaves an interface until Ctrl-C, then restore it",
+        parents=[common],
+    )
+    _add_shaping(command)
+    command.set_defaults(run=_shape)
+
+    command = commands.add_parser(
+        "replay", help="let an interface's rate follow a trace, then restore it", parents=[common]
+    )
+    _add_shaping(command)
+    command.add_argument("--trace", type=Path, required=True, help="Mahimahi's format, or *.csv")
+    command.set_defaults(run=_replay)
+
+    command = commands.add_parser(
+        "show", help="what netctl has put on an interface", parents=[common]
+    )
+    command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser(
+        "restore", help="undo what a killed netctl left behind", parents=[common]
+    )
+    command.set_defaults(run=_restore)
+
+    command = commands.add_parser("link", help="carry packets between two ports (used by plans)")
+    for way in ("device", "cloud"):
+        command.add_argument(f"--{way}", required=True, metavar="tun:NAMESPACE/INTERFACE")
+    for way in ("uplink", "downlink"):
+        command.add_argument(
+            f"--{way}", required=True, type=reading(json_conditions), metavar="JSON"
+        )
+        command.add_argument(f"--{way}-trace", type=Path, help="Mahimahi's format, for the rate")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--control", type=Path, help="a socket to take orders at")
+    command.set_defaults(run=_link)
+
+    command = commands.add_parser("offloads", help="switch an interface's offloads off")
+    command.add_argument("state", choices=["off"])
+    command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
+    command.set_defaults(run=_offloads)
+
+    command = commands.add_parser("tree", help="what a direction is made of in the kernel (plans)")
+    command.add_argument("action", choices=["install", "change", "show"])
+    command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
+    command.add_argument("tree", nargs="?", metavar="JSON", help="for install and change")
+    command.set_defaults(run=_tree)

@@ -1,0 +1,73 @@
+"""`netctl verify` certifies a link that is what was asked, and fails one that is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench import CLOUD, DEVICE, on_link
+
+from netctl.backends import BACKENDS
+from netctl.capabilities import probe
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.loss import GilbertElliott
+
+WORKING = [name for name, backend in BACKENDS.items() if backend.missing(probe()) is None]
+LINK = LinkConditions(
+    DirectionConditions(4_000_000, 20, loss_model=GilbertElliott.bursts(0.08, 4)),
+    DirectionConditions(8_000_000, 10, duplicate=0.05),
+)
+ASKED = """
+uplink: {rate: 4 Mbit/s, delay: 20 ms, bursts: {share: 8 %, mean_packets: 4}}
+downlink: {rate: 8 Mbit/s, delay: 10 ms, duplicate: 5 %}
+"""
+
+
+def certificate(backend: str, asked: str, folder: Path) -> dict[str, Any]:
+    file = folder / "asked.yaml"
+    file.write_text(asked)
+
+    def use(_: object) -> dict[str, Any]:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "netctl.cli", "verify", "--conditions", str(file), "--json",
+                "--device", f"board/{DEVICE}", "--cloud", f"cloud/{CLOUD}", "--backend", backend,
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert found["passed"] == (done.returncode == 0)
+        return found
+
+    result: dict[str, Any] = on_link(backend, LINK, folder / "result.json", use)
+    return result
+
+
+@pytest.mark.parametrize("backend", WORKING)
+def test_a_right_link_is_certified(backend: str, tmp_path: Path) -> None:
+    # A busy moment of this machine passes; a wrong link stays wrong.
+    found = next(
+        (c for _ in range(4) if (c := certificate(backend, ASKED, tmp_path))["passed"]), None
+    )
+    assert found is not None
+    assert found["backend"] == backend
+    assert {v["quantity"] for v in found["verdicts"]} >= {"rate", "delay", "loss", "burst"}
+
+
+@pytest.mark.parametrize("backend", WORKING)
+def test_another_link_than_asked_fails_by_quantity(backend: str, tmp_path: Path) -> None:
+    asked = ASKED.replace("delay: 20 ms", "delay: 25 ms").replace(
+        "duplicate: 5 %", "duplicate: 20 %"
+    )
+    found = certificate(backend, asked, tmp_path)
+    assert not found["passed"]
+    wrong = {(v["way"], v["quantity"]) for v in found["verdicts"] if not v["passed"]}
+    assert {("uplink", "delay"), ("downlink", "duplicates")} <= wrong
