@@ -14,11 +14,12 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from netctl.incoming import ifb_name, undo
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
 from protos.errors import LinkError
@@ -36,10 +37,12 @@ class Lease:
     started: float
     """When that process started: numbers are used again."""
     ends_s: float
+    incoming: bool = False
+    """Whether it is what arrives that is shaped, through an ifb."""
 
     @property
     def path(self) -> Path:
-        return FOLDER / f"{self.interface}.json"
+        return FOLDER / f"{self.interface}{'.incoming' if self.incoming else ''}.json"
 
     @property
     def held(self) -> bool:
@@ -80,19 +83,23 @@ def _write(lease: Lease) -> None:
     partial.replace(lease.path)
 
 
-def release(interface: str) -> bool:
-    """Take our tree and the lease away; False where there was no tree of ours."""
+def release(lease: Lease) -> bool:
+    """Take what is ours and the lease away; False where there was nothing of ours."""
     removed = False
     # The interface itself may be gone, and with it all that was on it.
-    with contextlib.suppress(LinkError), Netlink() as netlink:
-        removed = tree.remove(netlink, interface)
-    (FOLDER / f"{interface}.json").unlink(missing_ok=True)
+    with contextlib.suppress(LinkError):
+        if lease.incoming:
+            removed = undo(lease.interface, ifb_name(lease.interface))
+        else:
+            with Netlink() as netlink:
+                removed = tree.remove(netlink, lease.interface)
+    lease.path.unlink(missing_ok=True)
     return removed
 
 
 def restore() -> list[str]:
     """Undo what dead or silent holders left; return the interfaces restored."""
-    return [lease.interface for lease in leases() if not lease.held and release(lease.interface)]
+    return [lease.interface for lease in leases() if not lease.held and release(lease)]
 
 
 class Held:
@@ -109,14 +116,12 @@ class Held:
                 f"the lease of {self._lease.interface} ran out, and the interface was restored: this "
                 f"process had not renewed it for {self._lease_s:g} s"
             )
-        self._lease = Lease(
-            self._lease.interface, self._lease.pid, self._lease.started, now_s() + self._lease_s
-        )
+        self._lease = replace(self._lease, ends_s=now_s() + self._lease_s)
         _write(self._lease)
 
 
 @contextlib.contextmanager
-def held(interface: str, lease_s: float) -> Iterator[Held]:
+def held(interface: str, lease_s: float, *, incoming: bool = False) -> Iterator[Held]:
     """Hold an interface: two guardians watch over it; at the end our tree is gone.
 
     Raises:
@@ -124,7 +129,7 @@ def held(interface: str, lease_s: float) -> Iterator[Held]:
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
-    lease = Lease(interface, process.pid, process.create_time(), now_s() + lease_s)
+    lease = Lease(interface, process.pid, process.create_time(), now_s() + lease_s, incoming)
     try:
         with lease.path.open("x", encoding="utf-8") as file:
             json.dump(asdict(lease), file)
@@ -135,7 +140,7 @@ def held(interface: str, lease_s: float) -> Iterator[Held]:
             _start_guardian(lease)
         yield Held(lease, lease_s)
     finally:
-        release(interface)
+        release(lease)
 
 
 def _start_guardian(lease: Lease) -> None:
@@ -169,4 +174,4 @@ def _guard(lease: Lease, holder: int) -> None:
         ready, _, _ = select.select((holder,), (), (), left_s)
         if ready:
             break
-    release(lease.interface)
+    release(lease)

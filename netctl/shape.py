@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions
+from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
 from netctl.json_data import to_json
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
@@ -31,12 +33,13 @@ def shape(
     duration_ms: float | None = None,
     lease_s: float = 10.0,
     exempt: Sequence[Exemption] = (),
+    incoming: bool = False,
 ) -> None:
     """Shape what leaves an interface until SIGINT, SIGTERM or the time is over, then restore.
 
-    `timeline` says what holds from so many milliseconds on, again after each period. What the kernel
-    has is compared with what was asked of it at first and at every renewal of the
-    lease.
+    `incoming` shapes what arrives instead, through an ifb. `timeline` says what holds from so many
+    milliseconds on, again after each period. What the kernel has is compared with what was asked of it
+    at first and at every renewal of the lease.
 
     Raises:
         UnsupportedConditionError: the kernel lacks netem, or cannot represent the conditions.
@@ -47,33 +50,35 @@ def shape(
     restore()
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with Netlink() as netlink:
-        refuse_foreign(netlink, interface)
-        with held(interface, lease_s) as lease:
-            tree.install(netlink, interface, planned)
-            _compare(netlink, interface, planned)
-            print(f"{interface} is shaped: {to_json(planned)}", file=sys.stderr, flush=True)
-            begin_s = time.monotonic()
-            ends_s = None if duration_ms is None else begin_s + duration_ms / 1e3
-            changes = _changes(timeline, period_ms)
-            change_ms, planned_next = next(changes)
-            while True:
-                waits_s = [lease_s / _RENEWALS, begin_s + change_ms / 1e3 - time.monotonic()]
-                if ends_s is not None:
-                    waits_s.append(ends_s - time.monotonic())
-                told = signal.sigtimedwait(signals, max(0.0, min(waits_s)))
-                # Stopped and continued, Python reports a signal of number 0.
-                if told is not None and told.si_signo in signals:
-                    break
-                now_s = time.monotonic()
-                if ends_s is not None and now_s >= ends_s:
-                    break
-                lease.renew()
-                if planned_next is not None and now_s >= begin_s + change_ms / 1e3:
-                    planned = tree.tree(planned_next, exempt=tuple(exempt))
-                    tree.change(netlink, interface, planned)
-                    change_ms, planned_next = next(changes)
-                _compare(netlink, interface, planned)
+    with Netlink() as netlink, contextlib.ExitStack() as stack:
+        if incoming:
+            refuse_foreign_ingress(interface)
+        else:
+            refuse_foreign(netlink, interface)
+        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
+        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
+        tree.install(netlink, shaped, planned)
+        if incoming:
+            redirect(interface, shaped)
+        _compare(netlink, shaped, planned)
+        print(f"{interface} is shaped: {to_json(planned)}", file=sys.stderr, flush=True)
+        begin_s = time.monotonic()
+        ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
+        changes = _changes(timeline, period_ms)
+        change_ms, next_conditions = next(changes)
+        while True:
+            change_s = begin_s + change_ms / 1e3
+            wait_s = min(lease_s / _RENEWALS, min(change_s, ends_s) - time.monotonic())
+            told = signal.sigtimedwait(signals, max(0.0, wait_s))
+            # Stopped and continued, Python reports a signal of number 0.
+            if (told is not None and told.si_signo in signals) or time.monotonic() >= ends_s:
+                break
+            lease.renew()
+            if next_conditions is not None and time.monotonic() >= change_s:
+                planned = tree.tree(next_conditions, exempt=tuple(exempt))
+                tree.change(netlink, shaped, planned)
+                change_ms, next_conditions = next(changes)
+            _compare(netlink, shaped, planned)
     print(f"{interface} is restored", file=sys.stderr)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import user_mode_kernel
 from benchmarks.netctl import synthetic_trace
-from benchmarks.netctl.fidelity import CONDITIONS, REFUSED_BY
+from benchmarks.netctl.conditions_table import CONDITIONS, REFUSED_BY
 from benchmarks.result import Result
 from netctl.backends import BACKENDS
 from netctl.capabilities import probe

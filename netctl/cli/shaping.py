@@ -75,6 +75,7 @@ def _shape(arguments: argparse.Namespace) -> None:
         duration_ms=arguments.duration,
         lease_s=arguments.lease / 1e3,
         exempt=arguments.exempt,
+        incoming=arguments.incoming,
     )
 
 
@@ -206,6 +207,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     _add_shaping(command)
+    command.add_argument(
+        "--incoming", action="store_true", help="shape what arrives instead, through an ifb"
+    )
     command.set_defaults(run=_shape)
 
     command = commands.add_parser(

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from netctl.capabilities import probe
+from netctl.linux import network_namespace
 from testbed.sandbox import run_in_sandbox
 
 INTERFACE = "wlan9"
@@ -51,6 +52,12 @@ def qdisc(kind: str = "") -> dict[str, Any]:
     found: dict[str, Any] = next(
         q for q in shown if q["kind"] == kind or (not kind and "root" in q)
     )
+    return found
+
+
+def loss() -> float:
+    """What netem loses; tc leaves it out where that is nothing."""
+    found: float = qdisc("netem")["options"].get("loss-random", {}).get("loss", 0.0)
     return found
 
 
@@ -173,8 +180,8 @@ def test_netem_follows_a_profile_that_changes_over_time() -> None:
     def check() -> None:
         process = shape("--profile", "elevator", "--for", "50 s")
         assert qdisc("netem")["options"]["rate"]["rate"] == 21_000_000 / 8
-        wait_until(lambda: qdisc("netem")["options"]["loss-random"]["loss"] == 1)
-        wait_until(lambda: "loss-random" not in qdisc("netem")["options"])
+        wait_until(lambda: loss() == 1)
+        wait_until(lambda: loss() == 0)
         assert process.wait(timeout=PATIENCE_S) == 0
 
     in_a_sandbox(check)
@@ -211,6 +218,65 @@ def test_netem_delays_all_but_what_is_exempt() -> None:
         assert held_s[5353] < 0.2
         process.terminate()
         assert process.wait(timeout=PATIENCE_S) == 0
+
+    in_a_sandbox(check)
+
+
+def far_end() -> None:
+    """Another namespace behind the interface."""
+    for command in (
+        "ip netns add far",
+        "ip link set peer9 netns far",
+        f"ip address add 10.3.0.1/24 dev {INTERFACE}",
+        "ip -n far address add 10.3.0.2/24 dev peer9",
+        "ip -n far link set peer9 up",
+    ):
+        tc(*command.split())
+
+
+def arrival_s() -> float:
+    """How long a packet takes from the far end to this one."""
+    with network_namespace("far"):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("10.3.0.1", 0))
+        receiver.settimeout(PATIENCE_S)
+        times = []
+        # The first one resolves addresses.
+        for _ in range(2):
+            began_s = time.monotonic()
+            sender.sendto(b"x", receiver.getsockname())
+            receiver.recv(16)
+            times.append(time.monotonic() - began_s)
+        return times[-1]
+
+
+@with_netem
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_netem_shapes_what_arrives_and_leaves_nothing_behind(how: signal.Signals) -> None:
+    def check() -> None:
+        far_end()
+        before = tc("tc", "qdisc", "show"), tc("ip", "-o", "link", "show")
+        process = shape("--delay", "300 ms", "--incoming")
+        assert 0.3 <= arrival_s() < 0.9
+        process.send_signal(how)
+        process.wait(timeout=PATIENCE_S)
+        wait_until(lambda: (tc("tc", "qdisc", "show"), tc("ip", "-o", "link", "show")) == before)
+        assert arrival_s() < 0.3
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_leaves_somebody_elses_ingress_alone() -> None:
+    def check() -> None:
+        tc("tc", "qdisc", "add", "dev", INTERFACE, "clsact")
+        before = tc("tc", "qdisc", "show")
+        process = netctl("shape", INTERFACE, "--delay", "5 ms", "--incoming")
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert "already carries a clsact qdisc that netctl did not make" in errors
+        assert tc("tc", "qdisc", "show") == before
 
     in_a_sandbox(check)
 
