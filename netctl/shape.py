@@ -17,9 +17,13 @@ from netctl.json_data import to_json
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.lease import held, restore
+from netctl.lease import Held, held, restore
+from netctl.linux import minimise_timer_slack
 from protos.errors import LinkError, UnsupportedConditionError
 
+_NEUTRAL_BPS = 100_000_000_000
+_LAST_STRETCH_S = 0.02
+"""Before a change at a given time nothing else is done."""
 _RENEWALS = 4
 """In one term of a lease: a busy moment must not cost it."""
 
@@ -34,10 +38,13 @@ def shape(
     lease_s: float = 10.0,
     exempt: Sequence[Exemption] = (),
     incoming: bool = False,
+    at_s: float | None = None,
 ) -> None:
     """Shape what leaves an interface until SIGINT, SIGTERM or the time is over, then restore.
 
-    `incoming` shapes what arrives instead, through an ifb. `timeline` says what holds from so many
+    `incoming` shapes what arrives instead, through an ifb. `at_s` (of time.time()) is when the shaping
+    begins: everything is in place before, so that several boards change together, and how late this
+    one was is told. `timeline` says what holds from so many
     milliseconds on, again after each period. What the kernel has is compared with what was asked of it
     at first and at every renewal of the lease.
 
@@ -57,9 +64,16 @@ def shape(
             refuse_foreign(netlink, interface)
         lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
         shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
-        tree.install(netlink, shaped, planned)
+        first = planned if at_s is None else tree.tree(_neutral(conditions), exempt=tuple(exempt))
+        tree.install(netlink, shaped, first)
         if incoming:
             redirect(interface, shaped)
+        if at_s is not None:
+            if not _wait_until(at_s, lease, lease_s, signals):
+                return
+            tree.change(netlink, shaped, planned)
+            late_ms = (time.time() - at_s) * 1e3
+            print(f"{interface} changed {late_ms:.3f} ms late", file=sys.stderr)
         _compare(netlink, shaped, planned)
         print(f"{interface} is shaped: {to_json(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
@@ -80,6 +94,30 @@ def shape(
                 change_ms, next_conditions = next(changes)
             _compare(netlink, shaped, planned)
     print(f"{interface} is restored", file=sys.stderr)
+
+
+def _neutral(conditions: DirectionConditions) -> DirectionConditions:
+    """What lets everything through, in a tree of the same parts."""
+    if tree.tree(conditions).rate is None:
+        return DirectionConditions()
+    return DirectionConditions(
+        rate_bps=_NEUTRAL_BPS,
+        queue_bytes=conditions.queue_bytes,
+        queue_discipline=conditions.queue_discipline,
+    )
+
+
+def _wait_until(at_s: float, lease: Held, lease_s: float, signals: set[signal.Signals]) -> bool:
+    """Wait for a time of day, renewing; False where a signal came first."""
+    while (left_s := at_s - time.time()) > _LAST_STRETCH_S:
+        wait_s = min(left_s - _LAST_STRETCH_S, lease_s / _RENEWALS)
+        told = signal.sigtimedwait(signals, wait_s)
+        if told is not None and told.si_signo in signals:
+            return False
+        lease.renew()
+    minimise_timer_slack()
+    time.sleep(max(0.0, at_s - time.time()))
+    return True
 
 
 def _changes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,17 @@ def json_conditions(text: str) -> DirectionConditions:
 
 
 exemption = reading(Exemption.parse)
+
+
+def time_of_day(text: str) -> float:
+    """Seconds since 1970, of a number or of an ISO 8601 time with its zone."""
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; write for example {text}+00:00")
+    return moment.timestamp()
 
 
 def place(text: str) -> tuple[str | None, str]:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from netctl import execute
-from netctl.cli.arguments import exemption, json_conditions, place, reading, show
+from netctl.cli.arguments import (
+    exemption,
+    json_conditions,
+    place,
+    reading,
+    show,
+    time_of_day,
+)
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
@@ -76,6 +83,7 @@ def _shape(arguments: argparse.Namespace) -> None:
         lease_s=arguments.lease / 1e3,
         exempt=arguments.exempt,
         incoming=arguments.incoming,
+        at_s=arguments.at,
     )
 
 
@@ -209,6 +217,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_shaping(command)
     command.add_argument(
         "--incoming", action="store_true", help="shape what arrives instead, through an ifb"
+    )
+    command.add_argument(
+        "--at",
+        type=reading(time_of_day),
+        help="begin at a time, as other boards do: 2026-11-21T17:00:00+00:00, or seconds since 1970",
     )
     command.set_defaults(run=_shape)
 

@@ -188,6 +188,25 @@ def test_netem_follows_a_profile_that_changes_over_time() -> None:
 
 
 @with_netem
+def test_netem_begins_when_it_is_told_to() -> None:
+    def check() -> None:
+        at_s = time.time() + 3
+        process = netctl("shape", INTERFACE, "--delay", "25 ms", "--at", f"{at_s:f}")
+        wait_until(lambda: "netem" in tc("tc", "qdisc", "show", "dev", INTERFACE))
+        assert "delay" not in qdisc("netem")["options"]
+        assert process.stderr is not None
+        words = process.stderr.readline().split()
+        assert words[:2] == [INTERFACE, "changed"]
+        assert time.time() >= at_s
+        assert float(words[2]) < 500
+        assert qdisc("netem")["options"]["delay"]["delay"] == pytest.approx(0.025)
+        process.terminate()
+        assert process.wait(timeout=PATIENCE_S) == 0
+
+    in_a_sandbox(check)
+
+
+@with_netem
 def test_netem_delays_all_but_what_is_exempt() -> None:
     def check() -> None:
         tc("ip", "address", "add", "10.3.0.1/24", "dev", INTERFACE)
