@@ -61,6 +61,13 @@ async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        why = first.get("ctx", {}).get("error", first["msg"])
+        body = ErrorBody(
+            message=f"the body is not JSON: {why} at character {first['loc'][-1]}",
+            type="invalid_request_error",
+        )
+        return JSONResponse(ErrorResponse(error=body).model_dump(), 400)
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     message = f"{place}: {first['msg']}" if place else str(first["msg"])
     body = ErrorBody(message=message, type="invalid_request_error", param=place or None)

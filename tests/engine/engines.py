@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from device_agent.engine import Engine, EngineSettings, Model
 
-ROOT = Path(__file__).parents[2]
-MODELS = {
-    name: ROOT / f"models/airloom-{name}.Q8_0.gguf"
-    for name in ("mathematics", "knowledge", "symbolic", "cloud")
-}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shipped import MODELS, ROOT
+
+__all__ = ["MODELS", "ROOT", "MakeEngine"]
 
 
 class MakeEngine:

@@ -149,6 +149,16 @@ def test_bad_requests_are_refused_in_openais_form(
     assert error["type"] == "invalid_request_error"
 
 
+def test_a_body_that_is_no_json_is_refused_with_the_place(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    url = f"{served.url}/v1/chat/completions"
+    answer = httpx.post(url, content=b'{"model": }', headers=headers)
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert message.startswith("the body is not JSON: ")
+    assert message.endswith(" at character 10")
+
+
 def test_a_wrong_key_is_refused(served: Served) -> None:
     stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="other", max_retries=0)
     with pytest.raises(openai.AuthenticationError, match="no valid API key"):

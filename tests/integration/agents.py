@@ -14,11 +14,10 @@ import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-ROOT = Path(__file__).parents[2]
-MODELS = {
-    name: ROOT / f"models/airloom-{name}.Q8_0.gguf"
-    for name in ("mathematics", "knowledge", "symbolic", "cloud")
-}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shipped import MODELS, ROOT
+
+__all__ = ["MODELS", "ROOT", "Agent", "Agents", "free_port", "healthy"]
 
 
 class Agent:
