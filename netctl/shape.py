@@ -21,7 +21,8 @@ from netctl.lease import Held, held, restore
 from netctl.linux import minimise_timer_slack
 from protos.errors import LinkError, UnsupportedConditionError
 
-_NEUTRAL_BPS = 100_000_000_000
+FREE_BPS = 100_000_000_000
+"""A rate that nothing here reaches."""
 _LAST_STRETCH_S = 0.02
 """Before a change at a given time nothing else is done."""
 _RENEWALS = 4
@@ -101,7 +102,7 @@ def _neutral(conditions: DirectionConditions) -> DirectionConditions:
     if tree.tree(conditions).rate is None:
         return DirectionConditions()
     return DirectionConditions(
-        rate_bps=_NEUTRAL_BPS,
+        rate_bps=FREE_BPS,
         queue_bytes=conditions.queue_bytes,
         queue_discipline=conditions.queue_discipline,
     )

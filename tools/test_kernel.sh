@@ -23,8 +23,14 @@ trap 'rm -rf "$work"' EXIT
 # As root apt would download as its own user, who may not write here.
 chmod 755 "$work"
 say "fetching the kernel's source"
-package=$(apt-cache depends linux-source | sed -n 's/.*Depends: \(linux-source-[0-9.]*\)$/\1/p' | head -n 1)
-[ -n "$package" ] || { say "apt knows no package linux-source; run apt-get update"; exit 1; }
+source_package() { apt-cache depends linux-source 2>/dev/null | sed -n 's/.*Depends: \(linux-source-[0-9.]*\)$/\1/p' | head -n 1; }
+package=$(source_package)
+if [ -z "$package" ]; then
+    if [ "$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi
+    $as_root apt-get update -qq >&2 || true
+    package=$(source_package)
+fi
+[ -n "$package" ] || { say "apt knows no package linux-source: is its main section enabled?"; exit 1; }
 (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq "$package" >&2)
 dpkg-deb -x "$work/$package"_*.deb "$work/package"
 mkdir "$work/source"

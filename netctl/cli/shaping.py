@@ -22,6 +22,7 @@ from netctl.cli.arguments import (
     time_of_day,
 )
 from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.hold import hold
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
@@ -84,6 +85,17 @@ def _shape(arguments: argparse.Namespace) -> None:
         exempt=arguments.exempt,
         incoming=arguments.incoming,
         at_s=arguments.at,
+    )
+
+
+def _hold(arguments: argparse.Namespace) -> None:
+    hold(
+        arguments.interface,
+        lease_s=arguments.lease / 1e3,
+        exempt=arguments.exempt,
+        incoming=arguments.incoming,
+        orders=sys.stdin.fileno(),
+        answers=sys.stdout,
     )
 
 
@@ -184,7 +196,6 @@ def _tree(arguments: argparse.Namespace) -> None:
 
 def _add_shaping(command: argparse.ArgumentParser) -> None:
     time = reading(parse_time_ms)
-    command.add_argument("interface")
     command.add_argument("--profile", help="start from one of `netctl profiles`")
     command.add_argument("--way", choices=["uplink", "downlink"], default="uplink")
     command.add_argument("--rate", type=reading(parse_rate_bps), help="for example '12 Mbit/s'")
@@ -193,6 +204,12 @@ def _add_shaping(command: argparse.ArgumentParser) -> None:
     command.add_argument("--loss", type=reading(parse_fraction), help="'1 %%'")
     command.add_argument("--queue", type=time, help="how long a full queue drains: '200 ms'")
     command.add_argument("--for", dest="duration", type=time, help="end by itself after '30 s'")
+    _add_holding(command)
+
+
+def _add_holding(command: argparse.ArgumentParser) -> None:
+    time = reading(parse_time_ms)
+    command.add_argument("interface")
     command.add_argument(
         "--lease", type=time, default=10e3, help="restored so soon if this command hangs: '10 s'"
     )
@@ -224,6 +241,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="begin at a time, as other boards do: 2026-11-21T17:00:00+00:00, or seconds since 1970",
     )
     command.set_defaults(run=_shape)
+
+    command = commands.add_parser(
+        "hold",
+        help="hold an interface for a controller that sends conditions as JSON lines",
+    )
+    _add_holding(command)
+    command.add_argument("--incoming", action="store_true", help="what arrives instead")
+    command.set_defaults(run=_hold)
 
     command = commands.add_parser(
         "replay", help="let an interface's rate follow a trace, then restore it", parents=[common]

@@ -241,6 +241,73 @@ def test_netem_delays_all_but_what_is_exempt() -> None:
     in_a_sandbox(check)
 
 
+def ordered(process: subprocess.Popen[str], order: dict[str, Any]) -> dict[str, Any]:
+    """Give a holding netctl an order; its answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    answer: dict[str, Any] = json.loads(process.stdout.readline())
+    return answer
+
+
+def holding(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netctl.cli", "hold", INTERFACE, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline()) == {"error": None, "holds": INTERFACE}
+    return process
+
+
+@with_netem
+def test_netem_is_held_for_a_controller_that_changes_everything() -> None:
+    def check() -> None:
+        before = qdisc()
+        process = holding()
+        for conditions in (
+            {"delay_ms": 30, "jitter_ms": 5, "loss": 0.01},
+            {"rate_bps": 2_000_000, "delay_ms": 80, "queue_bytes": 20_000},
+            {"up": False},
+            {},
+        ):
+            answer = ordered(process, {"conditions": conditions})
+            assert (answer["error"], answer["differences"]) == (None, [])
+            delay_s = qdisc("netem")["options"].get("delay", {}).get("delay", 0)
+            assert delay_s == pytest.approx(conditions.get("delay_ms", 0) / 1e3)
+        at_s = time.time() + 2
+        answer = ordered(process, {"conditions": {"delay_ms": 10}, "at_s": at_s})
+        assert time.time() >= at_s
+        assert 0 <= answer["late_ms"] < 500
+        assert "zero or more" in ordered(process, {"conditions": {"delay_ms": -1}})["error"]
+        assert "not speed" in ordered(process, {"speed": 1})["error"]
+        assert ordered(process, {}) == {"error": None}
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=PATIENCE_S) == 0
+        assert qdisc() == before
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_is_let_go_when_the_controller_falls_silent() -> None:
+    def check() -> None:
+        before = qdisc()
+        process = holding("--lease", "1 s")
+        ordered(process, {"conditions": {"delay_ms": 30}})
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert process.stderr is not None
+        assert f"no order came for 1 s: {INTERFACE} is restored" in process.stderr.read()
+        assert qdisc() == before
+
+    in_a_sandbox(check)
+
+
 def far_end() -> None:
     """Another namespace behind the interface."""
     for command in (

@@ -1,0 +1,124 @@
+"""Hold an interface for a controller that talks JSON lines: conditions, renewals, and an end.
+
+The controller's silence is its death: a lease that is not renewed by a line ends, as does one whose
+input closes. The tree is a metered one throughout (an HTB over netem), so that any change, of the rate too,
+is a change of options: nothing is taken away and nothing that queues is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TextIO
+
+from netctl.conditions import DirectionConditions
+from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
+from netctl.json_data import from_python
+from netctl.kernel import tree
+from netctl.kernel.filters import Exemption
+from netctl.kernel.netlink import Netlink
+from netctl.lease import held, restore
+from netctl.shape import FREE_BPS, refuse_foreign, require_netem
+from protos.errors import AirloomError, ConfigurationError, LinkError
+
+_LONGEST_LINE_BYTES = 1 << 18
+
+
+def metered(conditions: DirectionConditions) -> DirectionConditions:
+    """The same with a rate: no rate is one that nothing reaches."""
+    if conditions.rate_bps is not None:
+        return conditions
+    return replace(conditions, rate_bps=FREE_BPS, queue_bytes=1 << 30, in_order=True)
+
+
+def hold(
+    interface: str,
+    *,
+    lease_s: float,
+    exempt: Sequence[Exemption] = (),
+    incoming: bool = False,
+    orders: int = 0,
+    answers: TextIO,
+) -> None:
+    """Obey lines from the file descriptor `orders` until it closes; answer each with a line.
+
+    `{"conditions": {…}}` changes what holds, `{"conditions": {…}, "at_s": 1795280400.0}` at that time
+    (of time.time()), `{}` only renews. An answer has an `error`, null where it was done, and of a change
+    how late it was and what the kernel then had that was not asked.
+
+    Raises:
+        UnsupportedConditionError: the kernel lacks netem.
+        LinkError: the interface is somebody else's, or no line came within the lease.
+    """
+    require_netem()
+    restore()
+    with Netlink() as netlink, contextlib.ExitStack() as stack:
+        if incoming:
+            refuse_foreign_ingress(interface)
+        else:
+            refuse_foreign(netlink, interface)
+        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
+        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
+        planned = tree.tree(metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
+        tree.install(netlink, shaped, planned)
+        if incoming:
+            redirect(interface, shaped)
+        _tell(answers, {"error": None, "holds": interface})
+        for line in _lines(orders, lease_s, interface):
+            lease.renew()
+            try:
+                _tell(answers, _obey(netlink, shaped, line, tuple(exempt)))
+            except (AirloomError, ValueError) as error:
+                _tell(answers, {"error": str(error)})
+
+
+def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
+    waiting = b""
+    while True:
+        line, newline, rest = waiting.partition(b"\n")
+        if newline:
+            waiting = rest
+            yield line
+            continue
+        if len(waiting) > _LONGEST_LINE_BYTES:
+            raise LinkError(f"a line of more than {_LONGEST_LINE_BYTES} bytes is no order")
+        if not select.select((descriptor,), (), (), lease_s)[0]:
+            raise LinkError(f"no order came for {lease_s:g} s: {interface} is restored")
+        fresh = os.read(descriptor, 1 << 16)
+        if not fresh:
+            return
+        waiting += fresh
+
+
+def _obey(
+    netlink: Netlink, shaped: str, line: bytes, exempt: tuple[Exemption, ...]
+) -> dict[str, Any]:
+    order = json.loads(line or b"{}")
+    if not isinstance(order, dict):
+        raise ConfigurationError(f"an order is a JSON object, not {order!r}")
+    unknown = sorted(set(order) - {"conditions", "at_s"})
+    if unknown:
+        raise ConfigurationError(f"an order has conditions and at_s, not {', '.join(unknown)}")
+    if "conditions" not in order:
+        return {"error": None}
+    asked = metered(from_python(DirectionConditions, order["conditions"]))
+    planned = tree.tree(asked, varying=True, exempt=exempt)
+    due_s = float(order.get("at_s", time.time()))
+    while (left_s := due_s - time.time()) > 0:
+        time.sleep(left_s)
+    tree.change(netlink, shaped, planned)
+    late_ms = (time.time() - due_s) * 1e3
+    differences = tree.differences(planned, tree.read_back(netlink, shaped))
+    return {"error": None, "late_ms": late_ms, "differences": differences}
+
+
+def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
+    # Whoever does not read the answer may have gone; the orders say so themselves.
+    with contextlib.suppress(BrokenPipeError):
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
