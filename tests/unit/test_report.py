@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from netctl.conditions import DirectionConditions
+from netctl.loss import GilbertElliott
 from testbed.fidelity import check_direction
 from testbed.records import EventLog, read_events, write_atomically
 from testbed.report.summary import against_cards, device_alone, rows_by, summary
@@ -111,6 +112,25 @@ def test_a_direction_is_checked_against_its_bands(
     assert [check.quantity for check in checks if not check.ok] == wrong
     if rate is None:
         assert "too busy" in checks[0].measured
+
+
+def test_a_skewed_delay_is_checked_by_its_mean_and_bursts_by_fewer_samples() -> None:
+    asked = DirectionConditions(
+        None,
+        40,
+        20,
+        distribution="pareto",
+        loss_model=GilbertElliott.bursts(0.05, 10),
+    )
+    measured = {
+        "delay_ms": {"value": 33.0},
+        "mean_delay_ms": {"value": asked.mean_delay_ms + 1},
+        "loss": {"value": 0.065, "low": 0.055, "high": 0.075, "samples": 1200},
+    }
+    assert all(check.ok for check in check_direction("uplink", asked, measured))
+    measured["loss"] = {"value": 0.30, "low": 0.27, "high": 0.33, "samples": 1200}
+    checks = check_direction("uplink", asked, measured)
+    assert [check.quantity for check in checks if not check.ok] == ["loss"]
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
