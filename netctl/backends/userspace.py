@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
 from netctl.capabilities import Capabilities
+from netctl.json_data import to_json
+from protos.errors import UnsupportedConditionError
 
 
 class UserspaceBackend:
@@ -25,6 +25,11 @@ class UserspaceBackend:
         return capabilities.tun if self._port == "tun" else capabilities.packet_socket
 
     def plan(self, spec: LinkSpec) -> LinkPlan:
+        for way in (spec.conditions.uplink, spec.conditions.downlink):
+            if way.queue_discipline == "codel" and way.rate_bps is None:
+                raise UnsupportedConditionError(
+                    "CoDel manages a queue, and without a rate there is none"
+                )
         if self._port == "tun":
             ends = (
                 f"{spec.device_namespace}/{spec.device_interface}",
@@ -36,8 +41,8 @@ class UserspaceBackend:
             "netctl", "link",
             "--device", f"{self._port}:{ends[0]}",
             "--cloud", f"{self._port}:{ends[1]}",
-            "--uplink", json.dumps(asdict(spec.conditions.uplink)),
-            "--downlink", json.dumps(asdict(spec.conditions.downlink)),
+            "--uplink", to_json(spec.conditions.uplink),
+            "--downlink", to_json(spec.conditions.downlink),
             "--seed", str(spec.seed),
         )  # fmt: skip
         if self._port == "packet":

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netctl.backends import BACKENDS, LinkBackend
 from netctl.backends.base import LinkSpec
 from netctl.backends.netem import NetemBackend
 from netctl.conditions import DirectionConditions, LinkConditions, Slots
@@ -88,6 +89,15 @@ def test_a_link_that_is_down_loses_everything() -> None:
 def test_what_the_kernel_cannot_represent_is_refused(asked: DirectionConditions, says: str) -> None:
     with pytest.raises(UnsupportedConditionError, match=says):
         tree(asked)
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
+def test_every_backend_refuses_what_has_no_meaning(backend: LinkBackend) -> None:
+    codel = DirectionConditions(queue_discipline="codel")
+    link = LinkConditions(codel, codel)
+    spec = LinkSpec("b", "b", "cloud", "10.0.0.2/30", "10.0.0.1/30", link, 1)
+    with pytest.raises(UnsupportedConditionError, match="without a rate"):
+        backend.plan(spec)
 
 
 CONDITIONS = DirectionConditions(rate_bps=12_000_000, delay_ms=20, jitter_ms=2, loss=0.01)
