@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions
 from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
-from netctl.json_data import to_json
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
@@ -76,7 +75,7 @@ def shape(
             late_ms = (time.time() - at_s) * 1e3
             print(f"{interface} changed {late_ms:.3f} ms late", file=sys.stderr)
         _compare(netlink, shaped, planned)
-        print(f"{interface} is shaped: {to_json(planned)}", file=sys.stderr, flush=True)
+        print(f"{interface} is shaped: {tree.describe(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
         ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
         changes = _changes(timeline, period_ms)

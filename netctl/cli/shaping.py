@@ -140,14 +140,7 @@ def _show(arguments: argparse.Namespace) -> None:
         text = f"{arguments.interface} carries nothing of netctl's"
         text += f"; somebody else's {foreign}" if foreign else ""
     else:
-        netem = {k: v for k, v in asdict(shown.netem).items() if v and k != "table"}
-        text = f"{arguments.interface}: netem {json.dumps(netem)}"
-        if shown.rate is not None:
-            text += f"\n  rate {json.dumps(asdict(shown.rate))}"
-        if shown.queue is not None:
-            text += f"\n  queue {json.dumps(asdict(shown.queue))}"
-        if shown.exempt:
-            text += f"\n  exempt {', '.join(f'{e.protocol}/{e.port}' for e in shown.exempt)}"
+        text = f"{arguments.interface}: {tree.describe(shown)}"
         if lease is not None:
             text += f"\n  leased by process {lease.pid}, {'held' if lease.held else 'lapsed'}"
     show(value, text, arguments)

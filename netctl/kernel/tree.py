@@ -236,6 +236,26 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
     return Tree(netem, rate, queue, exempt)
 
 
+def describe(planned: Tree) -> str:
+    """A tree for people: what is set, in the kernel's units, parts separated by semicolons."""
+
+    def written(part: Any) -> str:
+        values = {field.name: getattr(part, field.name) for field in fields(part)}
+        shown = {name: value for name, value in values.items() if value}
+        if "table" in shown:
+            shown["table"] = f"of {len(shown['table'])}"
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+    parts = [f"netem {written(planned.netem)}"]
+    if planned.rate is not None:
+        parts.append(f"htb {written(planned.rate)}")
+    if planned.queue is not None:
+        parts.append(f"{planned.queue.kind} limit {planned.queue.limit}")
+    if planned.exempt:
+        parts.append(f"exempt {', '.join(f'{e.protocol}/{e.port}' for e in planned.exempt)}")
+    return "; ".join(parts)
+
+
 def differences(asked: Tree, shown: Tree | None) -> list[str]:
     """How what the kernel shows differs from what was asked of it, in the kernel's units."""
     if shown is None:
