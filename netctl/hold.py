@@ -33,7 +33,9 @@ def metered(conditions: DirectionConditions) -> DirectionConditions:
     """The same with a rate: no rate is one that nothing reaches."""
     if conditions.rate_bps is not None:
         return conditions
-    return replace(conditions, rate_bps=FREE_BPS, queue_bytes=1 << 30, in_order=True)
+    return replace(
+        conditions, rate_bps=FREE_BPS, queue_bytes=1 << 30, queue_packets=None, in_order=True
+    )
 
 
 def hold(

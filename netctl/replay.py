@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from netctl.conditions import DirectionConditions
 from netctl.kernel import tree
+from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.linux import minimise_timer_slack, prefer_in_real_time
-from netctl.traces.trace import OpportunityTrace, RateStep, looped, rate_steps
+from netctl.traces.trace import (
+    ConditionStep,
+    ConditionTrace,
+    OpportunityTrace,
+    RateStep,
+    looped,
+    rate_steps,
+)
+
+Step = TypeVar("Step", RateStep, ConditionStep)
 
 _LEAD_MS = 0.4
 """A rate must be in force before the packet that is charged with it, and after the one before."""
@@ -56,19 +69,89 @@ def replay_opportunities(
 
     The tree (kernel.tree with varying=True) is the caller's to make and to remove.
     """
+    steps = leading(looped(rate_steps(trace), trace.period_ms))
+
+    def change(netlink: Netlink, index: int, step: RateStep) -> None:
+        tree.change_rate(netlink, index, tree.htb_class(step.rate_bps, mtu_bytes))
+
+    return _replay(interface, namespace, steps, change, begin_s, duration_s)
+
+
+def replay_conditions(
+    interface: str,
+    trace: ConditionTrace,
+    base: DirectionConditions,
+    *,
+    begin_s: float,
+    duration_s: float,
+    interpolated_ms: float | None = None,
+    exempt: tuple[Exemption, ...] = (),
+    namespace: str | None = None,
+) -> ReplayReport:
+    """Change a metered tree's rate, delay and loss as a table says; what it does not say is `base`'s.
+
+    `interpolated_ms`: on straight lines between its rows, a step each so many milliseconds.
+    """
+    steps = interpolation(trace, interpolated_ms) if interpolated_ms is not None else laps(trace)
+
+    def change(netlink: Netlink, index: int, step: ConditionStep) -> None:
+        del index
+        tree.change(netlink, interface, tree.tree(at_step(base, step), varying=True, exempt=exempt))
+
+    return _replay(interface, namespace, steps, change, begin_s, duration_s)
+
+
+def at_step(base: DirectionConditions, step: ConditionStep) -> DirectionConditions:
+    """Conditions as a step of a table has them."""
+    changed = base
+    if step.rate_bps is not None:
+        # A rate of nothing is a dead zone: no meter can have it.
+        rate_bps = round(step.rate_bps)
+        changed = replace(changed, up=rate_bps > 0, rate_bps=rate_bps or changed.rate_bps)
+    if step.delay_ms is not None:
+        changed = replace(
+            changed, delay_ms=step.delay_ms, jitter_ms=min(base.jitter_ms, step.delay_ms)
+        )
+    if step.loss is not None:
+        changed = replace(changed, loss=step.loss, loss_model=None)
+    return changed
+
+
+def laps(trace: ConditionTrace) -> Iterator[ConditionStep]:
+    """The rows of a table, again and again."""
+    for lap in itertools.count():
+        for step in trace.steps:
+            yield replace(step, start_ms=step.start_ms + lap * trace.period_ms)
+
+
+def interpolation(trace: ConditionTrace, step_ms: float) -> Iterator[ConditionStep]:
+    """A table at equal steps, on straight lines between its rows."""
+    for number in itertools.count():
+        at_ms = number * step_ms
+        yield replace(trace.at(at_ms, interpolated=True), start_ms=at_ms)
+
+
+def _replay(
+    interface: str,
+    namespace: str | None,
+    steps: Iterator[Step],
+    change: Callable[[Netlink, int, Step], None],
+    begin_s: float,
+    duration_s: float,
+) -> ReplayReport:
     minimise_timer_slack()
     prefer_in_real_time()
     late_ms = []
-    steps = leading(looped(rate_steps(trace), trace.period_ms))
     with Netlink(namespace) as netlink:
         index = netlink.index(interface)
         for step in steps:
             due_s = begin_s + step.start_ms / 1e3
             if due_s >= begin_s + duration_s:
+                # The last step holds until the end.
+                sleep_until(begin_s + duration_s)
                 break
-            rate = tree.htb_class(step.rate_bps, mtu_bytes)
             sleep_until(due_s)
-            tree.change_rate(netlink, index, rate)
+            change(netlink, index, step)
             late_ms.append((time.monotonic() - due_s) * 1e3)
     if not late_ms:
         return ReplayReport(0, 0.0, 0.0, 0.0)

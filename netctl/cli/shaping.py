@@ -22,14 +22,14 @@ from netctl.cli.arguments import (
     time_of_day,
 )
 from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.hold import hold
+from netctl.hold import hold, metered
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import held, leases, restore
 from netctl.linux import die_with_parent
 from netctl.profiles import profile
-from netctl.replay import replay_opportunities
+from netctl.replay import at_step, replay_conditions, replay_opportunities
 from netctl.shape import refuse_foreign, require_netem, shape
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
@@ -101,22 +101,37 @@ def _hold(arguments: argparse.Namespace) -> None:
 
 def _replay(arguments: argparse.Namespace) -> None:
     trace = read_trace(arguments.trace)
-    if not isinstance(trace, OpportunityTrace):
-        trace = trace.opportunities()
     require_netem()
     restore()
-    asked = replace(_asked(arguments), rate_bps=round(trace.mean_rate_bps), queue_bytes=1 << 18)
-    planned = tree.tree(asked, varying=True, exempt=tuple(arguments.exempt))
+    exempt = tuple(arguments.exempt)
+    asked = replace(_asked(arguments), queue_bytes=1 << 18)
+    if isinstance(trace, OpportunityTrace):
+        first = replace(asked, rate_bps=round(trace.mean_rate_bps))
+    else:
+        asked = metered(asked)
+        first = at_step(asked, trace.steps[0])
     duration_s = (arguments.duration or trace.period_ms) / 1e3
     with Netlink() as netlink:
         refuse_foreign(netlink, arguments.interface)
         # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.
         with held(arguments.interface, duration_s + arguments.lease / 1e3):
+            planned = tree.tree(first, varying=True, exempt=exempt)
             tree.install(netlink, arguments.interface, planned)
             begin_s = time.monotonic() + 0.05
-            report = replay_opportunities(
-                arguments.interface, trace, begin_s=begin_s, duration_s=duration_s
-            )
+            if isinstance(trace, OpportunityTrace):
+                report = replay_opportunities(
+                    arguments.interface, trace, begin_s=begin_s, duration_s=duration_s
+                )
+            else:
+                report = replay_conditions(
+                    arguments.interface,
+                    trace,
+                    asked,
+                    begin_s=begin_s,
+                    duration_s=duration_s,
+                    interpolated_ms=arguments.interpolate,
+                    exempt=exempt,
+                )
     text = (
         f"{report.changes} changes in {duration_s:g} s, late by {report.late_ms_p50:.3f} ms "
         f"(median), {report.late_ms_p99:.3f} ms (p99); {arguments.interface} is restored"
@@ -248,6 +263,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     _add_shaping(command)
     command.add_argument("--trace", type=Path, required=True, help="Mahimahi's format, or *.csv")
+    command.add_argument(
+        "--interpolate",
+        type=reading(parse_time_ms),
+        metavar="STEP",
+        help="between a table's rows go in steps of '100 ms'",
+    )
     command.set_defaults(run=_replay)
 
     command = commands.add_parser(

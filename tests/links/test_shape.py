@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -237,6 +238,25 @@ def test_netem_delays_all_but_what_is_exempt() -> None:
         assert held_s[5353] < 0.2
         process.terminate()
         assert process.wait(timeout=PATIENCE_S) == 0
+
+    in_a_sandbox(check)
+
+
+@with_netem
+def test_netem_replays_a_table_of_rates_delays_and_losses() -> None:
+    def check() -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".csv") as table:
+            table.write("time_s,rate_mbps,delay_ms,loss\n0,8,20,0\n2,4,40,0.1\n4,0,40,0\n")
+            table.flush()
+            process = netctl("replay", INTERFACE, "--trace", table.name, "--json")
+            wait_until(lambda: '"delay":0.02' in tc("tc", "-j", "qdisc", "show", "dev", INTERFACE))
+            wait_until(lambda: loss() == pytest.approx(0.1))
+            shown = tc("tc", "class", "show", "dev", INTERFACE)
+            assert "rate 4Mbit" in shown
+            wait_until(lambda: loss() == 1)
+            output, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert json.loads(output)["changes"] == 3
 
     in_a_sandbox(check)
 

@@ -1,5 +1,6 @@
 """Traces: read from files, replayed packet by packet, and as rates for a meter."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netctl.conditions import DirectionConditions
+from netctl.replay import at_step, interpolation, laps
 from netctl.traces.files import read_opportunities, read_steps
-from netctl.traces.trace import OPPORTUNITY_BYTES, OpportunityTrace, rate_steps
+from netctl.traces.trace import (
+    OPPORTUNITY_BYTES,
+    ConditionStep,
+    ConditionTrace,
+    OpportunityTrace,
+    rate_steps,
+)
 from netctl.userspace.service import Opportunities
 from netctl.userspace.shaper import DirectionShaper
 from protos.errors import ConfigurationError
@@ -92,6 +100,20 @@ def test_a_table_of_conditions_is_read_with_its_units(tmp_path: Path) -> None:
     halfway = trace.at(500, interpolated=True)
     assert (halfway.rate_bps, halfway.delay_ms, halfway.loss) == (15e6, 30, 0.05)
     assert trace.at(3500).delay_ms == 40
+
+
+def test_a_table_is_replayed_in_laps_or_on_lines_between_its_rows() -> None:
+    table = ConditionTrace(
+        (ConditionStep(0, 8e6, 20, 0), ConditionStep(1000, 4e6, 40, 0.1)), period_ms=2000
+    )
+    rows = list(itertools.islice(laps(table), 3))
+    assert [step.start_ms for step in rows] == [0, 1000, 2000]
+    lines = list(itertools.islice(interpolation(table, 250), 4))
+    assert [step.delay_ms for step in lines] == [20, 25, 30, 35]
+    base = DirectionConditions(1_000_000, 5, 5, 0.5)
+    changed = at_step(base, lines[2])
+    assert (changed.rate_bps, changed.delay_ms, changed.loss) == (6_000_000, 30, 0.05)
+    assert not at_step(base, ConditionStep(0, 0.0)).up
 
 
 @pytest.mark.parametrize(
