@@ -18,10 +18,14 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
 }
 
 
+PARTS = {f"netctl-{name}": run for name, run in netctl.PARTS.items()}
+"""Of the longest one, to be run by themselves: `make bench-netctl-replay`."""
+
+
 def main() -> None:
     """Entry point; ends with status 1 where a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, *PARTS, []], metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
     console = Console()
@@ -30,7 +34,7 @@ def main() -> None:
     results: list[Result] = []
     for name in arguments.names or BENCHMARKS:
         console.print(f"[bold]measuring {name}[/]")
-        results += BENCHMARKS[name]()
+        results += (BENCHMARKS | PARTS)[name]()
     show(results, console)
     write(results, arguments.out)
     console.print(f"written to {arguments.out}")

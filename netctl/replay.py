@@ -25,8 +25,7 @@ from netctl.traces.trace import (
 
 Step = TypeVar("Step", RateStep, ConditionStep)
 
-_LEAD_MS = 0.4
-"""A rate must be in force before the packet that is charged with it, and after the one before."""
+_FRAME_BITS = 1514 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +45,15 @@ def sleep_until(at_s: float) -> None:
 
 
 def leading(steps: Iterator[RateStep]) -> Iterator[RateStep]:
-    """The same steps, each early by half of what its predecessor's last packet has, at most."""
+    """The same steps, each early by half of what its predecessor's packets have.
+
+    A rate must be in force when the packet that it is for leaves, and not when the one before does:
+    halfway between is furthest from both. Were a packet that leaves a little early charged with the rate
+    of a long gap once more, the gap would come twice.
+    """
     before: RateStep | None = None
     for step in steps:
-        lead_ms = _LEAD_MS
-        if before is not None and before.rate_bps > 0:
-            lead_ms = min(lead_ms, 0.5 * 1514 * 8e3 / before.rate_bps)
+        lead_ms = 0.0 if before is None else 0.5 * _FRAME_BITS * 1e3 / before.rate_bps
         yield RateStep(step.start_ms - lead_ms, step.rate_bps)
         before = step
 

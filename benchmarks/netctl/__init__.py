@@ -5,13 +5,14 @@ Traces are recorded ones from the folder AIRLOOM_TRACES where that is set, else 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,54 @@ def _working_userspace() -> str:
 
 
 def run() -> list[Result]:
-    """Everything; some quarter of an hour."""
+    """Everything; some half an hour."""
+    return [result for part in PARTS.values() for result in part()]
+
+
+def updates() -> list[Result]:
+    """What a change costs, and a thousand of them a second."""
+    with _file() as out:
+        return _updates(_here("updates", str(out), out=out))
+
+
+def capacity() -> list[Result]:
+    """What the userspace link carries."""
     backend = _working_userspace()
+    with _file() as out:
+        return _capacity(_here("capacity", backend, str(out), out=out), backend)
+
+
+def replay() -> list[Result]:
+    """Traces on both backends."""
+    with _file() as out:
+        return _replays(_working_userspace(), out.parent)
+
+
+def fidelity() -> list[Result]:
+    """The table of conditions on both backends."""
+    with _file() as out:
+        return _fidelity(_working_userspace(), out)
+
+
+def kills() -> list[Result]:
+    """kill -9, a hundred times."""
+    with _file() as out:
+        return _killed(_on_netem("kills", str(out), str(_KILLS), out=out, own_clock=False))
+
+
+PARTS = {
+    "updates": updates,
+    "capacity": capacity,
+    "replay": replay,
+    "fidelity": fidelity,
+    "kills": kills,
+}
+
+
+@contextlib.contextmanager
+def _file() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        return [
-            *_updates(_here("updates", str(out), out=out)),
-            *_capacity(_here("capacity", backend, str(out), out=out), backend),
-            *_replays(backend, Path(folder)),
-            *_fidelity(backend, out),
-            *_killed(_on_netem("kills", str(out), str(_KILLS), out=out, own_clock=False)),
-        ]
+        yield Path(folder) / "out.json"
 
 
 def _updates(found: Mapping[str, float]) -> list[Result]:
@@ -173,7 +211,6 @@ def _killed(found: Mapping[str, Any]) -> list[Result]:
             "rounds", rounds, at_least=1,
         ),
         Result(
-            "netctl/kill-9/control-worst", found["control_worst_ms"], "ms", "delay of what is shaped",
-            300.0, at_most=1,
+            "netctl/kill-9/control-worst", found["control_worst_ms"], "ms", "limit", 1000.0, at_most=1,
         ),
     ]  # fmt: skip
