@@ -18,7 +18,7 @@ from netctl.capabilities import probe
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(probe().netem is None, reason="this kernel has netem: tests/links ran on it")
 def test_the_link_tests_pass_on_netem(tmp_path: Path) -> None:
     report = tmp_path / "junit.xml"
@@ -27,7 +27,7 @@ def test_the_link_tests_pass_on_netem(tmp_path: Path) -> None:
         f"--junitxml={report}",
         cwd=ROOT,
         scratch=tmp_path,
-        timeout_s=850,
+        timeout_s=1450,
     )
     assert outcome.status == 0, outcome.output
     (suite,) = ET.parse(report).getroot()
