@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks import tcp
 from benchmarks.result import Result
 from netctl import execute
 from netctl.backends import BACKENDS, LinkSpec
 from netctl.backends.base import AIR_NAMESPACE, LinkPlan, namespace_commands
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.linux import network_namespace
 from netctl.measure.prober import Path as ProbePath
 from netctl.measure.prober import measure_directions
 from testbed.sandbox import run_in_sandbox
@@ -70,31 +67,7 @@ def _on_link(plan: LinkPlan, measure: Callable[[], Figures]) -> Figures:
 
 
 def _goodput_bps() -> float:
-    """TCP goodput from board to cloud."""
-    with network_namespace("cloud"):
-        server = socket.create_server((_CLOUD, 5001))
-    with network_namespace("board"):
-        client = socket.socket()
-    client.connect((_CLOUD, 5001))
-    accepted, _ = server.accept()
-    received = 0
-
-    def drain() -> None:
-        nonlocal received
-        while block := accepted.recv(1 << 20):
-            received += len(block)
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    block, started_s = bytes(1 << 18), time.monotonic()
-    while time.monotonic() - started_s < _GOODPUT_S:
-        client.sendall(block)
-    client.shutdown(socket.SHUT_WR)
-    thread.join()
-    value = received * 8 / (time.monotonic() - started_s)
-    for end in (client, accepted, server):
-        end.close()
-    return value
+    return tcp.goodput_bps(("board", _DEVICE), ("cloud", _CLOUD), _GOODPUT_S)
 
 
 def _rate_and_delay(asked: DirectionConditions) -> list[float]:

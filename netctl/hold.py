@@ -17,13 +17,12 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from netctl.conditions import DirectionConditions
-from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
 from netctl.json_data import from_python
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.lease import held, restore
-from netctl.shape import FREE_BPS, refuse_foreign, require_netem
+from netctl.lease import restore
+from netctl.shape import FREE_BPS, require_netem, taken
 from protos.errors import AirloomError, ConfigurationError, LinkError
 
 _LONGEST_LINE_BYTES = 1 << 18
@@ -59,17 +58,11 @@ def hold(
     """
     require_netem()
     restore()
-    with Netlink() as netlink, contextlib.ExitStack() as stack:
-        if incoming:
-            refuse_foreign_ingress(interface)
-        else:
-            refuse_foreign(netlink, interface)
-        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
-        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
-        planned = tree.tree(metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
-        tree.install(netlink, shaped, planned)
-        if incoming:
-            redirect(interface, shaped)
+    first = tree.tree(metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
+    with (
+        Netlink() as netlink,
+        taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
+    ):
         _tell(answers, {"error": None, "holds": interface})
         for line in _lines(orders, lease_s, interface):
             lease.renew()

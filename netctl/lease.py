@@ -77,10 +77,10 @@ def _read(path: Path) -> Lease | None:
     return None
 
 
-def _write(lease: Lease) -> None:
+def _written_aside(lease: Lease) -> Path:
     partial = lease.path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(lease)), encoding="utf-8")
-    partial.replace(lease.path)
+    return partial
 
 
 def release(lease: Lease) -> bool:
@@ -117,7 +117,7 @@ class Held:
                 f"process had not renewed it for {self._lease_s:g} s"
             )
         self._lease = replace(self._lease, ends_s=now_s() + self._lease_s)
-        _write(self._lease)
+        _written_aside(self._lease).replace(self._lease.path)
 
 
 @contextlib.contextmanager
@@ -130,11 +130,14 @@ def held(interface: str, lease_s: float, *, incoming: bool = False) -> Iterator[
     FOLDER.mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
     lease = Lease(interface, process.pid, process.create_time(), now_s() + lease_s, incoming)
+    partial = _written_aside(lease)
     try:
-        with lease.path.open("x", encoding="utf-8") as file:
-            json.dump(asdict(lease), file)
+        # Whole from its first moment, and only where there is none.
+        os.link(partial, lease.path)
     except FileExistsError:
         raise LinkError(f"{interface} is being shaped by another netctl ({lease.path})") from None
+    finally:
+        partial.unlink()
     try:
         for _ in range(GUARDIANS):
             _start_guardian(lease)
@@ -164,14 +167,14 @@ def _start_guardian(lease: Lease) -> None:
 
 def _guard(lease: Lease, holder: int) -> None:
     """Wait for the holder's death or silence, then restore; return early where it has let go."""
+    dead = False
     while True:
+        # Asked again even after its death: another may hold the interface by now.
         present = _read(lease.path)
         if present is None or (present.pid, present.started) != (lease.pid, lease.started):
             return
         left_s = present.ends_s - now_s()
-        if left_s <= 0:
+        if dead or left_s <= 0:
             break
-        ready, _, _ = select.select((holder,), (), (), left_s)
-        if ready:
-            break
+        dead = bool(select.select((holder,), (), (), left_s)[0])
     release(lease)

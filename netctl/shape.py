@@ -57,17 +57,11 @@ def shape(
     restore()
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with Netlink() as netlink, contextlib.ExitStack() as stack:
-        if incoming:
-            refuse_foreign_ingress(interface)
-        else:
-            refuse_foreign(netlink, interface)
-        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
-        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
-        first = planned if at_s is None else tree.tree(_neutral(conditions), exempt=tuple(exempt))
-        tree.install(netlink, shaped, first)
-        if incoming:
-            redirect(interface, shaped)
+    first = planned if at_s is None else tree.tree(_neutral(conditions), exempt=tuple(exempt))
+    with (
+        Netlink() as netlink,
+        taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
+    ):
         if at_s is not None:
             if not _wait_until(at_s, lease, lease_s, signals):
                 return
@@ -94,6 +88,28 @@ def shape(
                 change_ms, next_conditions = next(changes)
             _compare(netlink, shaped, planned)
     print(f"{interface} is restored", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def taken(
+    netlink: Netlink, interface: str, first: tree.Tree, lease_s: float, incoming: bool
+) -> Iterator[tuple[Held, str]]:
+    """Hold an interface with a tree on it until the block ends; gives the lease and what carries it.
+
+    Raises:
+        LinkError: it is somebody else's, or does not exist.
+    """
+    if incoming:
+        refuse_foreign_ingress(interface)
+    else:
+        refuse_foreign(netlink, interface)
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
+        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
+        tree.install(netlink, shaped, first)
+        if incoming:
+            redirect(interface, shaped)
+        yield lease, shaped
 
 
 def _neutral(conditions: DirectionConditions) -> DirectionConditions:

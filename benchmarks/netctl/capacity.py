@@ -7,12 +7,12 @@ import socket
 import statistics
 import struct
 import sys
-import threading
 import time
 from pathlib import Path
 
 import psutil
 
+from benchmarks import tcp
 from benchmarks.netctl.bench_link import CLOUD, DEVICE, bench_link, make_namespaces
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.linux import minimise_timer_slack, network_namespace
@@ -39,34 +39,11 @@ def goodput(backend: str) -> dict[str, float]:
     """TCP goodput from board to cloud, and the link's share of a processor."""
     with bench_link(backend, LinkConditions(_FULL, _FULL)) as link:
         assert link.process is not None
-        with network_namespace(CLOUD[0]):
-            server = socket.create_server((CLOUD[1], 5001))
-        with network_namespace(DEVICE[0]):
-            client = socket.create_connection((CLOUD[1], 5001))
-        accepted, _ = server.accept()
-        received = 0
-
-        def drain() -> None:
-            nonlocal received
-            while block := accepted.recv(1 << 20):
-                received += len(block)
-
-        thread = threading.Thread(target=drain)
-        thread.start()
-        block, started_s, processor_s = (
-            bytes(1 << 18),
-            time.monotonic(),
-            _processor_s(link.process.pid),
-        )
-        while time.monotonic() - started_s < _GOODPUT_S:
-            client.sendall(block)
+        started_s, processor_s = time.monotonic(), _processor_s(link.process.pid)
+        bps = tcp.goodput_bps(DEVICE, CLOUD, _GOODPUT_S)
         used = _processor_s(link.process.pid) - processor_s
-        client.shutdown(socket.SHUT_WR)
-        thread.join()
         lasted_s = time.monotonic() - started_s
-        for end in (client, accepted, server):
-            end.close()
-    return {"bps": received * 8 / lasted_s, "processor": used / lasted_s}
+    return {"bps": bps, "processor": used / lasted_s}
 
 
 def delay_error(backend: str) -> dict[str, float]:

@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     except AirloomError as error:
         print(f"netctl: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        # Whatever was shaped has been restored on the way here.
+        raise SystemExit(130) from None
     except PermissionError as error:
         print(f"netctl: {error}; run it as root", file=sys.stderr)
         raise SystemExit(1) from error
