@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import time
@@ -64,33 +65,40 @@ class OpenAIServer:
 
     async def chat(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
         """Continue a conversation; raises AirloomError."""
+        left_s = None
+        if request.deadline_s is not None:
+            left_s = max(0.0, request.deadline_s - time.monotonic())
+        try:
+            # The client's own timeout is for silence: a server that keeps talking never meets it.
+            return await asyncio.wait_for(self._chat(request, on_text), left_s)
+        except asyncio.TimeoutError as error:
+            raise DeadlineExceededError(
+                f"the deadline passed before {self.settings.url} had answered"
+            ) from error
+        except openai.OpenAIError as error:
+            raise self._explain(error) from error
+
+    async def _chat(self, request: ChatRequest, on_text: OnText | None) -> Completion:
         started_s = time.monotonic()
         first_s = 0.0
         texts: list[str] = []
         scores: list[TokenScore] = []
         reason, usage = "stop", None
-        try:
-            stream = await self._client.chat.completions.create(**self._arguments(request))
-            async with stream:
-                async for chunk in stream:
-                    usage = chunk.usage or usage
-                    if not chunk.choices:
-                        continue
-                    choice = chunk.choices[0]
-                    if choice.logprobs is not None:
-                        scores += [_score(token) for token in choice.logprobs.content or ()]
-                    if choice.delta.content:
-                        first_s = first_s or time.monotonic()
-                        texts.append(choice.delta.content)
-                        if on_text is not None:
-                            on_text(choice.delta.content)
-                    reason = choice.finish_reason or reason
-        except openai.OpenAIError as error:
-            if request.deadline_s is not None and time.monotonic() >= request.deadline_s:
-                raise DeadlineExceededError(
-                    f"the deadline passed before {self.settings.url} had answered"
-                ) from error
-            raise self._explain(error) from error
+        stream = await self._client.chat.completions.create(**self._arguments(request))
+        async with stream:
+            async for chunk in stream:
+                usage = chunk.usage or usage
+                if not chunk.choices:
+                    continue
+                choice = chunk.choices[0]
+                if choice.logprobs is not None:
+                    scores += [_score(token) for token in choice.logprobs.content or ()]
+                if choice.delta.content:
+                    first_s = first_s or time.monotonic()
+                    texts.append(choice.delta.content)
+                    if on_text is not None:
+                        on_text(choice.delta.content)
+                reason = choice.finish_reason or reason
         ended_s = time.monotonic()
         return Completion(
             text="".join(texts),
@@ -108,9 +116,6 @@ class OpenAIServer:
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         sampling = request.sampling
-        timeout_s = self.settings.timeout_s
-        if request.deadline_s is not None:
-            timeout_s = min(timeout_s, max(0.001, request.deadline_s - time.monotonic()))
         arguments: dict[str, Any] = {
             "model": self._model_for(request),
             "messages": [_message(message) for message in request.messages],
@@ -123,7 +128,6 @@ class OpenAIServer:
             "stop": list(request.stop) or None,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "timeout": timeout_s,
             "extra_body": _beyond_openai(sampling),
         }
         if request.scores:
