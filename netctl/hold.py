@@ -13,7 +13,6 @@ import os
 import select
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, TextIO
 
 from netctl.conditions import DirectionConditions
@@ -22,19 +21,10 @@ from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import restore
-from netctl.shape import FREE_BPS, require_netem, taken
+from netctl.shape import require_netem, taken
 from protos.errors import AirloomError, ConfigurationError, LinkError
 
 _LONGEST_LINE_BYTES = 1 << 18
-
-
-def metered(conditions: DirectionConditions) -> DirectionConditions:
-    """The same with a rate: no rate is one that nothing reaches."""
-    if conditions.rate_bps is not None:
-        return conditions
-    return replace(
-        conditions, rate_bps=FREE_BPS, queue_bytes=1 << 30, queue_packets=None, in_order=True
-    )
 
 
 def hold(
@@ -58,7 +48,7 @@ def hold(
     """
     require_netem()
     restore()
-    first = tree.tree(metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
+    first = tree.tree(tree.metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
     with (
         Netlink() as netlink,
         taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
@@ -101,7 +91,7 @@ def _obey(
         raise ConfigurationError(f"an order has conditions and at_s, not {', '.join(unknown)}")
     if "conditions" not in order:
         return {"error": None}
-    asked = metered(from_python(DirectionConditions, order["conditions"]))
+    asked = tree.metered(from_python(DirectionConditions, order["conditions"]))
     planned = tree.tree(asked, varying=True, exempt=exempt)
     due_s = float(order.get("at_s", time.time()))
     while (left_s := due_s - time.time()) > 0:

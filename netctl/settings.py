@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from netctl.classes import MOST_CLASSES, Match, Protocol, SharedLink, TrafficClass
 from netctl.conditions import DirectionConditions, LinkConditions, QueueDiscipline, Slots
 from netctl.jitter import DelayTable, Distribution
 from netctl.loss import FourState, GilbertElliott
@@ -202,6 +203,57 @@ class LinkSettings(Settings):
         assert self.uplink is not None
         assert self.downlink is not None
         return LinkConditions(self.uplink.conditions(), self.downlink.conditions())
+
+
+class MatchSettings(Settings):
+    """Packets for which all that is given holds."""
+
+    source: str | None = Field(None, description="an address or a prefix: 10.0.0.0/24")
+    destination: str | None = None
+    protocol: Protocol | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
+    mark: int | None = Field(None, description="of the socket (SO_MARK) or by the firewall")
+
+    @model_validator(mode="after")
+    def _possible(self) -> MatchSettings:
+        Match(**self.model_dump())
+        return self
+
+
+class ClassSettings(DirectionSettings):
+    """Conditions for what any of `match` takes."""
+
+    match: list[MatchSettings] = Field(min_length=1)
+    weight: float = Field(
+        1.0, ge=0.01, le=100, description="its part of the shared rate, the others' being 1"
+    )
+
+
+class SharedLinkSettings(Settings):
+    """A direction whose traffic is sorted into classes that share a rate."""
+
+    rate: Rate | None = Field(None, description="what all share; nothing where not given")
+    classes: dict[str, ClassSettings] = Field(min_length=1, max_length=MOST_CLASSES)
+    others: DirectionSettings = DirectionSettings()
+
+    @model_validator(mode="after")
+    def _possible(self) -> SharedLinkSettings:
+        self.link()
+        return self
+
+    def link(self) -> SharedLink:
+        """The same in SI units."""
+        classes = [
+            TrafficClass(
+                name,
+                tuple(Match(**match.model_dump()) for match in one.match),
+                one.conditions(),
+                one.weight,
+            )
+            for name, one in self.classes.items()
+        ]
+        return SharedLink(tuple(classes), self.others.conditions(), self.rate)
 
 
 Basis = Literal["measured", "standard", "chosen"]

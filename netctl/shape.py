@@ -9,8 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import overload
 
 from netctl.capabilities import probe
+from netctl.classes import SharedLink
 from netctl.conditions import DirectionConditions
 from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
 from netctl.kernel import tree
@@ -20,8 +23,6 @@ from netctl.lease import Held, held, restore
 from netctl.linux import minimise_timer_slack
 from protos.errors import LinkError, UnsupportedConditionError
 
-FREE_BPS = 100_000_000_000
-"""A rate that nothing here reaches."""
 _LAST_STRETCH_S = 0.02
 """Before a change at a given time nothing else is done."""
 _RENEWALS = 4
@@ -30,7 +31,7 @@ _RENEWALS = 4
 
 def shape(
     interface: str,
-    conditions: DirectionConditions,
+    conditions: DirectionConditions | SharedLink,
     *,
     timeline: Sequence[tuple[float, DirectionConditions]] = (),
     period_ms: float | None = None,
@@ -42,9 +43,9 @@ def shape(
 ) -> None:
     """Shape what leaves an interface until SIGINT, SIGTERM or the time is over, then restore.
 
-    `incoming` shapes what arrives instead, through an ifb. `at_s` (of time.time()) is when the shaping
-    begins: everything is in place before, so that several boards change together, and how late this
-    one was is told. `timeline` says what holds from so many
+    A shared link sorts it into classes. `incoming` shapes what arrives instead, through an ifb. `at_s`
+    (of time.time()) is when the shaping begins: everything is in place before, so that several boards
+    change together, and how late this one was is told. `timeline` says what holds from so many
     milliseconds on, again after each period. What the kernel has is compared with what was asked of it
     at first and at every renewal of the lease.
 
@@ -53,11 +54,11 @@ def shape(
         LinkError: the interface does not exist, carries somebody's own qdisc, or was changed meanwhile.
     """
     require_netem()
-    planned = tree.tree(conditions, exempt=tuple(exempt))
+    planned = _planned(conditions, exempt)
     restore()
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    first = planned if at_s is None else tree.tree(_neutral(conditions), exempt=tuple(exempt))
+    first = planned if at_s is None else _planned(_neutral(conditions), exempt)
     with (
         Netlink() as netlink,
         taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
@@ -83,7 +84,7 @@ def shape(
                 break
             lease.renew()
             if next_conditions is not None and time.monotonic() >= change_s:
-                planned = tree.tree(next_conditions, exempt=tuple(exempt))
+                planned = _planned(next_conditions, exempt)
                 tree.change(netlink, shaped, planned)
                 change_ms, next_conditions = next(changes)
             _compare(netlink, shaped, planned)
@@ -112,12 +113,28 @@ def taken(
         yield lease, shaped
 
 
-def _neutral(conditions: DirectionConditions) -> DirectionConditions:
+def _planned(
+    conditions: DirectionConditions | SharedLink, exempt: Sequence[Exemption]
+) -> tree.Tree:
+    if isinstance(conditions, SharedLink):
+        return tree.shared_tree(conditions, exempt=tuple(exempt))
+    return tree.tree(conditions, exempt=tuple(exempt))
+
+
+@overload
+def _neutral(conditions: DirectionConditions) -> DirectionConditions: ...
+@overload
+def _neutral(conditions: SharedLink) -> SharedLink: ...
+def _neutral(conditions: DirectionConditions | SharedLink) -> DirectionConditions | SharedLink:
     """What lets everything through, in a tree of the same parts."""
-    if tree.tree(conditions).rate is None:
+    if isinstance(conditions, SharedLink):
+        classes = [replace(one, conditions=_neutral(one.conditions)) for one in conditions.classes]
+        free_bps = None if conditions.rate_bps is None else tree.FREE_BPS
+        return SharedLink(tuple(classes), _neutral(conditions.others), free_bps)
+    if conditions.rate_bps is None or tree.tree(conditions).rate is None:
         return DirectionConditions()
     return DirectionConditions(
-        rate_bps=FREE_BPS,
+        rate_bps=tree.FREE_BPS,
         queue_bytes=conditions.queue_bytes,
         queue_discipline=conditions.queue_discipline,
     )

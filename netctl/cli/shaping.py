@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from netctl import execute
+from netctl.classes import SharedLink
 from netctl.cli.arguments import (
     exemption,
     json_conditions,
@@ -22,7 +23,7 @@ from netctl.cli.arguments import (
     time_of_day,
 )
 from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.hold import hold, metered
+from netctl.hold import hold
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
@@ -30,6 +31,7 @@ from netctl.lease import held, leases, restore
 from netctl.linux import die_with_parent
 from netctl.profiles import profile
 from netctl.replay import at_step, replay_conditions, replay_opportunities
+from netctl.settings import SharedLinkSettings
 from netctl.shape import refuse_foreign, require_netem, shape
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
@@ -37,6 +39,7 @@ from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.userspace.forwarder import Forwarder, stop_on_signals
 from netctl.userspace.ports import open_port
 from protos.errors import ConfigurationError
+from protos.yaml_file import load_yaml
 
 
 def _asked(arguments: argparse.Namespace) -> DirectionConditions:
@@ -73,11 +76,23 @@ def _timeline(
     )
 
 
+def _shared(arguments: argparse.Namespace) -> SharedLink | None:
+    """A direction in classes, where a file of them was given."""
+    if arguments.classes is None:
+        return None
+    for name in ("profile", "rate", "delay", "jitter", "loss", "queue"):
+        if getattr(arguments, name) is not None:
+            raise ConfigurationError(
+                f"--classes says all of it: --{name} belongs into {arguments.classes}"
+            )
+    return load_yaml(arguments.classes, SharedLinkSettings).link()
+
+
 def _shape(arguments: argparse.Namespace) -> None:
     timeline, period_ms = _timeline(arguments)
     shape(
         arguments.interface,
-        _asked(arguments),
+        _shared(arguments) or _asked(arguments),
         timeline=timeline,
         period_ms=period_ms,
         duration_ms=arguments.duration,
@@ -108,7 +123,7 @@ def _replay(arguments: argparse.Namespace) -> None:
     if isinstance(trace, OpportunityTrace):
         first = replace(asked, rate_bps=round(trace.mean_rate_bps))
     else:
-        asked = metered(asked)
+        asked = tree.metered(asked)
         first = at_step(asked, trace.steps[0])
     duration_s = (arguments.duration or trace.period_ms) / 1e3
     with Netlink() as netlink:
@@ -240,6 +255,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     _add_shaping(command)
+    command.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="YAML with a shared rate and conditions by address, port or mark, in place of the above",
+    )
     command.add_argument(
         "--incoming", action="store_true", help="shape what arrives instead, through an ifb"
     )

@@ -1,19 +1,33 @@
-"""Traffic that is never shaped: a prio qdisc's first band, and the u32 filters that lead there."""
+"""Which packets go where: u32 filters as data, and as the kernel shows them.
+
+Ports are read where they are without IP options, extension headers and fragments: what has those
+has no port here.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from netctl.classes import Match
 from netctl.kernel.netlink import TrafficControl, attribute, attributes
 
-_U32_CLASSID, _U32_SELECTOR = 1, 5
+_U32_CLASSID, _U32_SELECTOR, _U32_MARK = 1, 5, 10
 _TERMINAL = 1
-_PROTOCOLS = {"tcp": 6, "udp": 17}
-_IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
+_SELECTOR = struct.Struct("=BBBxHHhhI")
+"""struct tc_u32_sel: flags, offshift, nkeys, offmask, off, offoff, hoff, hmask; then the keys."""
+_NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1}
+_ICMPV6 = 58
+_IPV4, _IPV6, _ARP, _ALL = 0x0800, 0x86DD, 0x0806, 0x0003
 _SOURCE_MASK, _DESTINATION_MASK = 0xFFFF0000, 0x0000FFFF
+_PLAIN_IPV4 = ((0x0F000000, 0x05000000, 0), (0x00001FFF, 0, 4))
+"""A header without options, of a packet that is whole or the first fragment."""
+
+Key = tuple[int, int, int]
+"""The bits of a mask have a value, in the four bytes at an offset of the IP header."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,9 +45,56 @@ class Exemption:
     def parse(cls, text: str) -> Exemption:
         """Read `tcp/22`; ValueError where it is not one."""
         protocol, slash, port = text.partition("/")
-        if protocol not in _PROTOCOLS or not slash or not port.isdecimal():
+        if protocol not in ("tcp", "udp") or not slash or not port.isdecimal():
             raise ValueError(f"{text!r} is not tcp/PORT or udp/PORT (for example tcp/22)")
         return cls(protocol, int(port))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Packets that all keys hold for, and the mark where one is given, go to a class or band."""
+
+    ethernet_protocol: int
+    keys: tuple[Key, ...]
+    target: int
+    mark: int | None = None
+
+    def encode(self, index: int, parent: int, priority: int) -> TrafficControl:
+        """The message that adds it to a qdisc; lower priorities are asked first."""
+        selector = _SELECTOR.pack(_TERMINAL, 0, len(self.keys), 0, 0, 0, 0, 0)
+        for mask, value, offset in self.keys:
+            selector += struct.pack("!II", mask, value) + struct.pack("=ii", offset, 0)
+        options = attribute(_U32_CLASSID, struct.pack("=I", self.target))
+        options += attribute(_U32_SELECTOR, selector)
+        if self.mark is not None:
+            options += attribute(_U32_MARK, struct.pack("=3I", self.mark, 0xFFFFFFFF, 0))
+        protocol = struct.unpack("=H", struct.pack("!H", self.ethernet_protocol))[0]
+        return TrafficControl(index, 0, parent, priority << 16 | protocol, "u32", options)
+
+    @classmethod
+    def decode(cls, shown: TrafficControl) -> Filter | None:
+        """Read what the kernel shows; None for the hash tables that it shows as well."""
+        found = dict(attributes(shown.options))
+        selector = found.get(_U32_SELECTOR)
+        if selector is None or _U32_CLASSID not in found:
+            return None
+        keys = []
+        for number in range(selector[2]):
+            at = _SELECTOR.size + 16 * number
+            mask, value = struct.unpack_from("!II", selector, at)
+            keys.append((mask, value, struct.unpack_from("=i", selector, at + 8)[0]))
+        mark = None
+        if _U32_MARK in found:
+            (mark,) = struct.unpack_from("=I", found[_U32_MARK])
+        (protocol,) = struct.unpack("!H", struct.pack("=H", shown.info & 0xFFFF))
+        (target,) = struct.unpack("=I", found[_U32_CLASSID])
+        return cls(protocol, tuple(keys), target, mark)
+
+
+def shown_filters(messages: Sequence[TrafficControl]) -> tuple[Filter, ...]:
+    """The filters among what the kernel shows, in the order of their priorities."""
+    ordered = sorted(messages, key=lambda message: message.info >> 16)
+    return tuple(one for message in ordered if (one := Filter.decode(message)) is not None)
 
 
 def two_bands() -> bytes:
@@ -41,61 +102,77 @@ def two_bands() -> bytes:
     return struct.pack("=i16B", 2, *[1] * 16)
 
 
-def exempting_filters(
-    index: int, parent: int, band: int, exempt: Sequence[Exemption]
-) -> Iterator[TrafficControl]:
-    """The filters that send exempt packets to a band; ARP goes there too, or nothing would resolve.
-
-    Ports are read where they are without IP options or extension headers.
-    """
-    priority = 1
-    yield _filter(index, parent, priority, _ARP, band, [(0, 0, 0)])
+def exempting_filters(exempt: Sequence[Exemption], band: int) -> Iterator[Filter]:
+    """What sends exempt packets to a band; ARP goes there too, or nothing would resolve."""
+    yield Filter(_ARP, ((0, 0, 0),), band)
     for one in exempt:
-        number = _PROTOCOLS[one.protocol]
-        for mask, value in (
-            (_SOURCE_MASK, one.port << 16),
-            (_DESTINATION_MASK, one.port),
-        ):
-            priority += 1
-            keys = [(0x00FF0000, number << 16, 8), (mask, value, 20)]
-            yield _filter(index, parent, priority, _IPV4, band, keys)
-            priority += 1
-            keys = [(0x0000FF00, number << 8, 4), (mask, value, 40)]
-            yield _filter(index, parent, priority, _IPV6, band, keys)
+        yield from _exempting(one, band)
 
 
-def _filter(
-    index: int,
-    parent: int,
-    priority: int,
-    ethernet_protocol: int,
-    band: int,
-    keys: Sequence[tuple[int, int, int]],
-) -> TrafficControl:
-    # struct tc_u32_sel: flags, offshift, nkeys, offmask, off, offoff, hoff, hmask; then the keys.
-    selector = struct.pack("=BBBxHHhhI", _TERMINAL, 0, len(keys), 0, 0, 0, 0, 0)
-    for mask, value, offset in keys:
-        selector += struct.pack("!II", mask, value) + struct.pack("=ii", offset, 0)
-    options = attribute(_U32_CLASSID, struct.pack("=I", band)) + attribute(_U32_SELECTOR, selector)
-    info = priority << 16 | struct.unpack("=H", struct.pack("!H", ethernet_protocol))[0]
-    return TrafficControl(index, 0, parent, info, "u32", options)
+def _exempting(one: Exemption, band: int) -> Iterator[Filter]:
+    number = _NUMBERS[one.protocol]
+    for mask, value in ((_SOURCE_MASK, one.port << 16), (_DESTINATION_MASK, one.port)):
+        yield Filter(_IPV4, ((0x00FF0000, number << 16, 8), (mask, value, 20)), band)
+        yield Filter(_IPV6, ((0x0000FF00, number << 8, 4), (mask, value, 40)), band)
 
 
-def shown_exemptions(filters: Sequence[TrafficControl]) -> tuple[Exemption, ...]:
+def shown_exemptions(filters: Sequence[Filter]) -> tuple[Exemption, ...]:
     """What the kernel exempts: only where all filters of a port are there, IPv4 and IPv6, both ends."""
-    names = {number: name for name, number in _PROTOCOLS.items()}
-    seen: dict[Exemption, set[tuple[int, int]]] = {}
-    for one in filters:
-        selector = dict(attributes(one.options)).get(_U32_SELECTOR)
-        if selector is None or selector[2] != 2:
-            continue
-        head = struct.calcsize("=BBBxHHhhI")
-        (_, value, offset), (port_mask, port_value, _) = (
-            (*struct.unpack_from("!II", selector, at), *struct.unpack_from("=i", selector, at + 8))
-            for at in (head, head + 16)
-        )
-        number = value >> 16 if offset == 8 else value >> 8
-        port = port_value >> 16 if port_mask == _SOURCE_MASK else port_value
-        exemption = Exemption(names[number], port)  # type: ignore[arg-type]
-        seen.setdefault(exemption, set()).add((offset, port_mask))
-    return tuple(sorted(one for one, parts in seen.items() if len(parts) == 4))
+    there = {replace(one, target=0) for one in filters}
+    names: dict[int, Literal["tcp", "udp"]] = {6: "tcp", 17: "udp"}
+    candidates = {
+        Exemption(names[one.keys[0][1] >> 16], one.keys[1][1])
+        for one in filters
+        if one.ethernet_protocol == _IPV4 and one.keys[1][0] == _DESTINATION_MASK
+    }
+    return tuple(sorted(one for one in candidates if there.issuperset(_exempting(one, 0))))
+
+
+def matching_filters(match: Match, target: int) -> Iterator[Filter]:
+    """What sends matching packets to a class: one filter for each version of IP that may match."""
+    networks = {
+        offset: ipaddress.ip_network(text)
+        for offset, text in (("source", match.source), ("destination", match.destination))
+        if text is not None
+    }
+    if not networks and match.protocol is None:
+        yield Filter(_ALL, ((0, 0, 0),), target, match.mark)
+        return
+    versions = {network.version for network in networks.values()} or {4, 6}
+    if 4 in versions:
+        keys = _address_keys(networks, {"source": 12, "destination": 16})
+        if match.protocol is not None:
+            keys.append((0x00FF0000, _NUMBERS[match.protocol] << 16, 8))
+        ports = _port_keys(match, 20)
+        keys += [*_PLAIN_IPV4, *ports] if ports else []
+        yield Filter(_IPV4, tuple(keys), target, match.mark)
+    if 6 in versions:
+        keys = _address_keys(networks, {"source": 8, "destination": 24})
+        if match.protocol is not None:
+            number = _ICMPV6 if match.protocol == "icmp" else _NUMBERS[match.protocol]
+            keys.append((0x0000FF00, number << 8, 4))
+        yield Filter(_IPV6, (*keys, *_port_keys(match, 40)), target, match.mark)
+
+
+def _address_keys(
+    networks: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network], offsets: dict[str, int]
+) -> list[Key]:
+    keys = []
+    for end, network in networks.items():
+        address, mask = network.network_address.packed, network.netmask.packed
+        for at in range(0, len(address), 4):
+            (bits,) = struct.unpack_from("!I", mask, at)
+            if bits:
+                (value,) = struct.unpack_from("!I", address, at)
+                keys.append((bits, value, offsets[end] + at))
+    # A prefix of length 0 holds for all: a filter needs a key nevertheless.
+    return keys or [(0, 0, 0)]
+
+
+def _port_keys(match: Match, offset: int) -> list[Key]:
+    keys = []
+    if match.source_port is not None:
+        keys.append((_SOURCE_MASK, match.source_port << 16, offset))
+    if match.destination_port is not None:
+        keys.append((_DESTINATION_MASK, match.destination_port, offset))
+    return keys

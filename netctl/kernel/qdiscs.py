@@ -149,35 +149,46 @@ def htb_root(default_class: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class HtbClass:
-    """A class of exactly one rate, in bytes/s; `burst_bytes` is what may leave at once."""
+    """A class with a rate of its own, in bytes/s; `burst_bytes` is what may leave at once."""
 
     rate_bytes_per_s: int
     burst_bytes: int
     quantum_bytes: int
+    """Sent in turn where classes borrow: their weights."""
+    ceil_bytes_per_s: int | None = None
+    """Up to where it may borrow from its parent; None is not at all."""
 
     def encode(self) -> bytes:
         """The class's TCA_OPTIONS."""
         rate = self.rate_bytes_per_s
-        specification = struct.pack("=BBHhHI", 0, _ETHERNET, 0, -1, 0, min(rate, _LARGEST_U32))
-        ticks = min(_LARGEST_U32, round(self.burst_bytes * 1e9 / rate / _TICK_NS))
-        packed = specification * 2 + struct.pack("=5I", ticks, ticks, self.quantum_bytes, 0, 0)
+        ceil = self.ceil_bytes_per_s or rate
+        packed = b"".join(
+            struct.pack("=BBHhHI", 0, _ETHERNET, 0, -1, 0, min(one, _LARGEST_U32))
+            for one in (rate, ceil)
+        )
+        ticks = (self._ticks(rate), self._ticks(ceil))
+        packed += struct.pack("=5I", *ticks, self.quantum_bytes, 0, 0)
         parts = [attribute(_HTB_PARAMETERS, packed)]
-        if rate > _LARGEST_U32:
-            parts += [
-                attribute(_HTB_RATE64, struct.pack("=Q", rate)),
-                attribute(_HTB_CEIL64, struct.pack("=Q", rate)),
-            ]
+        for kind, one in ((_HTB_RATE64, rate), (_HTB_CEIL64, ceil)):
+            if one > _LARGEST_U32:
+                parts.append(attribute(kind, struct.pack("=Q", one)))
         return b"".join(parts)
+
+    def _ticks(self, rate_bytes_per_s: int) -> int:
+        return min(_LARGEST_U32, round(self.burst_bytes * 1e9 / rate_bytes_per_s / _TICK_NS))
 
     @classmethod
     def decode(cls, options: bytes) -> HtbClass:
         found = dict(attributes(options))
         parameters = found[_HTB_PARAMETERS]
-        (rate,) = struct.unpack_from("=I", parameters, 8)
+        rate, ceil = (struct.unpack_from("=I", parameters, at)[0] for at in (8, 20))
         if _HTB_RATE64 in found:
             (rate,) = struct.unpack("=Q", found[_HTB_RATE64])
+        if _HTB_CEIL64 in found:
+            (ceil,) = struct.unpack("=Q", found[_HTB_CEIL64])
         ticks, _, quantum = struct.unpack_from("=3I", parameters, 24)
-        return cls(rate, round(ticks * _TICK_NS * rate / 1e9), quantum)
+        burst = round(ticks * _TICK_NS * rate / 1e9)
+        return cls(rate, burst, quantum, None if ceil == rate else ceil)
 
 
 def fifo(limit: int) -> bytes:

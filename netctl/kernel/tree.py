@@ -8,6 +8,13 @@ queued, HTB when it leaves, so only HTB follows a rate that changes.
 
 Where some traffic is exempt, all of that hangs from the second band of a prio a1f0:, and filters send
 what is exempt to the first.
+
+Traffic in classes has an HTB class for each, below one of the rate that they share; what no filter of
+theirs takes goes the way above:
+
+    htb a1f3: ── class a1f3:2 ─┬─ class a1f3:1 ── netem a1f1: ── … (others)
+                               ├─ class a1f3:10 ── netem a400: ── bfifo, pfifo or codel a500:
+                               └─ class a1f3:11 ── netem a401: ── …
 """
 
 from __future__ import annotations
@@ -16,17 +23,30 @@ import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from netctl.classes import SharedLink
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.jitter import DelayTable, table, table_steps
 from netctl.kernel import netlink as nl
 from netctl.kernel import qdiscs
-from netctl.kernel.filters import Exemption, exempting_filters, shown_exemptions, two_bands
+from netctl.kernel.filters import (
+    Exemption,
+    Filter,
+    exempting_filters,
+    matching_filters,
+    shown_exemptions,
+    shown_filters,
+    two_bands,
+)
 from netctl.kernel.netlink import Netlink, TrafficControl
 from protos.errors import LinkError, UnsupportedConditionError
 
 BANDS, NETEM, QUEUE, METER = 0xA1F0_0000, 0xA1F1_0000, 0xA1F2_0000, 0xA1F3_0000
 """Handles of what is made here: what bears another is somebody else's and is never touched."""
 CLASS = METER | 1
+SHARED = METER | 2
+_FIRST_CLASS, _FIRST_NETEM, _FIRST_QUEUE = METER | 0x10, 0xA400_0000, 0xA500_0000
+"""Of the classes that traffic is sorted into; one more of each for the next."""
+_NEXT_QDISC = 0x0001_0000
 _ROOTS = (BANDS, METER, NETEM)
 _TC_H_ROOT = 0xFFFFFFFF
 _ORDER_KEEPING_BYTES_PER_S = 12_500_000_000
@@ -35,6 +55,11 @@ _DELAYED_PACKETS = 200_000
 _BURST_S = 0.001
 _CODEL_TARGET_US, _CODEL_INTERVAL_US = 5_000, 100_000
 
+FREE_BPS = 100_000_000_000
+"""A rate that nothing here reaches."""
+
+Request = tuple[int, TrafficControl, int]
+"""Kind, message and flags."""
 QueueKind = Literal["bfifo", "pfifo", "codel"]
 
 
@@ -52,6 +77,16 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """What one class of traffic passes, and the filters that send it there."""
+
+    filters: tuple[Filter, ...]
+    netem: qdiscs.Netem
+    rate: qdiscs.HtbClass
+    queue: Queue
+
+
+@dataclass(frozen=True, slots=True)
 class Tree:
     """All that one direction needs in the kernel."""
 
@@ -60,6 +95,10 @@ class Tree:
     queue: Queue | None = None
     exempt: tuple[Exemption, ...] = ()
     """What passes unshaped, ahead of everything."""
+    shared: qdiscs.HtbClass | None = None
+    """The rate of all classes together."""
+    branches: tuple[Branch, ...] = ()
+    """Of the classes; the first whose filters match has the packet, the tree's own netem the rest."""
 
 
 def htb_class(rate_bps: float, mtu_bytes: int) -> qdiscs.HtbClass:
@@ -123,6 +162,53 @@ def tree(
     return Tree(netem, htb_class(c.rate_bps, c.mtu_bytes), queue, exempt)
 
 
+def metered(conditions: DirectionConditions) -> DirectionConditions:
+    """The same with a rate: no rate is one that nothing reaches."""
+    if conditions.rate_bps is not None:
+        return conditions
+    return replace(
+        conditions, rate_bps=FREE_BPS, queue_bytes=1 << 30, queue_packets=None, in_order=True
+    )
+
+
+def shared_tree(link: SharedLink, *, exempt: tuple[Exemption, ...] = ()) -> Tree:
+    """Plan a direction whose traffic is sorted into classes.
+
+    Raises:
+        UnsupportedConditionError: the kernel cannot represent one of them.
+    """
+    rest = tree(metered(link.others), varying=True, exempt=exempt)
+    assert rest.rate is not None
+    branches = []
+    for number, one in enumerate(link.classes):
+        part = tree(metered(one.conditions), varying=True)
+        assert part.rate is not None
+        assert part.queue is not None
+        filters = tuple(
+            each for match in one.match for each in matching_filters(match, _FIRST_CLASS + number)
+        )
+        rate = _share(part.rate, link, one.weight)
+        branches.append(Branch(filters, part.netem, rate, part.queue))
+    return replace(
+        rest,
+        rate=_share(rest.rate, link, 1.0),
+        shared=None if link.rate_bps is None else htb_class(link.rate_bps, link.others.mtu_bytes),
+        branches=tuple(branches),
+    )
+
+
+def _share(own: qdiscs.HtbClass, link: SharedLink, weight: float) -> qdiscs.HtbClass:
+    """A class that has its part of what is shared, and may borrow up to its own rate."""
+    guaranteed_bps = link.guaranteed_bps(weight)
+    if guaranteed_bps is None or link.rate_bps is None:
+        return own
+    rate = min(own.rate_bytes_per_s, max(1, round(guaranteed_bps / 8)))
+    ceil = min(own.rate_bytes_per_s, round(link.rate_bps / 8))
+    burst = max(own.quantum_bytes, round(ceil * _BURST_S))
+    quantum = max(own.quantum_bytes, round(own.quantum_bytes * weight))
+    return qdiscs.HtbClass(rate, burst, quantum, None if ceil == rate else ceil)
+
+
 def install(netlink: Netlink, interface: str, planned: Tree) -> None:
     """Put a tree where there is none of ours; LinkError where the kernel refuses.
 
@@ -150,7 +236,7 @@ def change_rate(netlink: Netlink, index: int, rate: qdiscs.HtbClass) -> None:
     netlink.request(nl.RTM_NEWTCLASS, message)
 
 
-def _requests(index: int, planned: Tree, flags: int) -> list[tuple[int, TrafficControl, int]]:
+def _requests(index: int, planned: Tree, flags: int) -> list[Request]:
     """What makes a tree (flags to create), or changes one (no flags), from the root on."""
     qdisc = nl.RTM_NEWQDISC
     parent = _TC_H_ROOT
@@ -162,30 +248,64 @@ def _requests(index: int, planned: Tree, flags: int) -> list[tuple[int, TrafficC
             bands = TrafficControl(index, BANDS, _TC_H_ROOT, 0, "prio", two_bands())
             requests.append((qdisc, bands, flags))
             # Before anything is delayed: what is exempt is so from the first moment.
-            requests += [
-                (nl.RTM_NEWTFILTER, message, flags)
-                for message in exempting_filters(index, BANDS, BANDS | 1, planned.exempt)
-            ]
-    netem = planned.netem.encode()
+            filters = tuple(exempting_filters(planned.exempt, BANDS | 1))
+            requests += _filtering(index, BANDS, filters, flags)
     if planned.rate is None:
-        requests.append((qdisc, TrafficControl(index, NETEM, parent, 0, "netem", netem), flags))
-    else:
-        assert planned.queue is not None
-        queue = planned.queue
-        if flags:
-            meter = TrafficControl(index, METER, parent, 0, "htb", qdiscs.htb_root(1))
-            requests.append((qdisc, meter, flags))
-        rate = TrafficControl(index, CLASS, METER, 0, "htb", planned.rate.encode())
-        requests += [
-            (nl.RTM_NEWTCLASS, rate, flags & ~nl.NLM_F_EXCL),
-            (qdisc, TrafficControl(index, NETEM, CLASS, 0, "netem", netem), flags),
-            (
-                qdisc,
-                TrafficControl(index, QUEUE, NETEM | 1, 0, queue.kind, queue.encode()),
-                flags,
-            ),
-        ]
+        netem = TrafficControl(index, NETEM, parent, 0, "netem", planned.netem.encode())
+        requests.append((qdisc, netem, flags))
+        return requests
+    assert planned.queue is not None
+    if flags:
+        meter = TrafficControl(index, METER, parent, 0, "htb", qdiscs.htb_root(1))
+        requests.append((qdisc, meter, flags))
+    above = METER
+    if planned.shared is not None:
+        above = SHARED
+        requests.append(_classed(index, SHARED, METER, planned.shared, flags))
+    requests += _branch(index, above, CLASS, NETEM, QUEUE, planned, flags)
+    for number, branch in enumerate(planned.branches):
+        netem_handle, queue_handle = (
+            first + number * _NEXT_QDISC for first in (_FIRST_NETEM, _FIRST_QUEUE)
+        )
+        own = _FIRST_CLASS + number
+        requests += _branch(index, above, own, netem_handle, queue_handle, branch, flags)
+    if flags:
+        filters = tuple(each for branch in planned.branches for each in branch.filters)
+        requests += _filtering(index, METER, filters, flags)
     return requests
+
+
+def _filtering(index: int, parent: int, filters: tuple[Filter, ...], flags: int) -> list[Request]:
+    return [
+        (nl.RTM_NEWTFILTER, one.encode(index, parent, priority), flags)
+        for priority, one in enumerate(filters, 1)
+    ]
+
+
+def _classed(index: int, own: int, parent: int, rate: qdiscs.HtbClass, flags: int) -> Request:
+    message = TrafficControl(index, own, parent, 0, "htb", rate.encode())
+    return (nl.RTM_NEWTCLASS, message, flags & ~nl.NLM_F_EXCL)
+
+
+def _branch(
+    index: int,
+    parent: int,
+    own: int,
+    netem_handle: int,
+    queue_handle: int,
+    branch: Tree | Branch,
+    flags: int,
+) -> list[Request]:
+    rate, queue = branch.rate, branch.queue
+    assert rate is not None
+    assert queue is not None
+    netem = TrafficControl(index, netem_handle, own, 0, "netem", branch.netem.encode())
+    waiting = TrafficControl(index, queue_handle, netem_handle | 1, 0, queue.kind, queue.encode())
+    return [
+        _classed(index, own, parent, rate, flags),
+        (nl.RTM_NEWQDISC, netem, flags),
+        (nl.RTM_NEWQDISC, waiting, flags),
+    ]
 
 
 def foreign_root(netlink: Netlink, interface: str) -> str | None:
@@ -223,17 +343,40 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
     netem = qdiscs.Netem.decode(shown[NETEM].options)
     exempt: tuple[Exemption, ...] = ()
     if BANDS in shown:
-        exempt = shown_exemptions(netlink.dump(nl.RTM_GETTFILTER, index, BANDS))
+        exempt = shown_exemptions(shown_filters(netlink.dump(nl.RTM_GETTFILTER, index, BANDS)))
     if METER not in shown:
         return Tree(netem, exempt=exempt)
-    classes = [one for one in netlink.dump(nl.RTM_GETTCLASS, index) if one.handle == CLASS]
-    rate = qdiscs.HtbClass.decode(classes[0].options) if classes else None
-    queue = None
-    if QUEUE in shown:
-        kind, options = shown[QUEUE].kind, shown[QUEUE].options
-        limit = qdiscs.codel_limit(options) if kind == "codel" else qdiscs.fifo_limit(options)
-        queue = Queue(kind, limit)  # type: ignore[arg-type]
-    return Tree(netem, rate, queue, exempt)
+    classes = {
+        one.handle: qdiscs.HtbClass.decode(one.options)
+        for one in netlink.dump(nl.RTM_GETTCLASS, index)
+        if one.handle & 0xFFFF_0000 == METER
+    }
+    branches = []
+    if _FIRST_CLASS in classes:
+        filters = shown_filters(netlink.dump(nl.RTM_GETTFILTER, index, METER))
+        for own in sorted(handle for handle in classes if handle >= _FIRST_CLASS):
+            after = (own - _FIRST_CLASS) * _NEXT_QDISC
+            below = shown.get(_FIRST_NETEM + after)
+            queue = _shown_queue(shown.get(_FIRST_QUEUE + after))
+            if below is None or queue is None:
+                continue
+            taking = tuple(one for one in filters if one.target == own)
+            branches.append(Branch(taking, qdiscs.Netem.decode(below.options), classes[own], queue))
+    return Tree(
+        netem,
+        classes.get(CLASS),
+        _shown_queue(shown.get(QUEUE)),
+        exempt,
+        classes.get(SHARED),
+        tuple(branches),
+    )
+
+
+def _shown_queue(shown: TrafficControl | None) -> Queue | None:
+    if shown is None:
+        return None
+    limit = qdiscs.codel_limit if shown.kind == "codel" else qdiscs.fifo_limit
+    return Queue(shown.kind, limit(shown.options))  # type: ignore[arg-type]
 
 
 def describe(planned: Tree) -> str:
@@ -246,11 +389,19 @@ def describe(planned: Tree) -> str:
             shown["table"] = f"of {len(shown['table'])}"
         return ", ".join(f"{name} {value}" for name, value in shown.items())
 
-    parts = [f"netem {written(planned.netem)}"]
-    if planned.rate is not None:
-        parts.append(f"htb {written(planned.rate)}")
-    if planned.queue is not None:
-        parts.append(f"{planned.queue.kind} limit {planned.queue.limit}")
+    def direction(part: Tree | Branch) -> list[str]:
+        found = [f"netem {written(part.netem)}"]
+        if part.rate is not None:
+            found.append(f"htb {written(part.rate)}")
+        if part.queue is not None:
+            found.append(f"{part.queue.kind} limit {part.queue.limit}")
+        return found
+
+    parts = direction(planned)
+    if planned.shared is not None:
+        parts.append(f"shared htb {written(planned.shared)}")
+    for number, branch in enumerate(planned.branches, 1):
+        parts.append(f"class {number}: {', '.join(direction(branch))}")
     if planned.exempt:
         parts.append(f"exempt {', '.join(f'{e.protocol}/{e.port}' for e in planned.exempt)}")
     return "; ".join(parts)
@@ -269,6 +420,12 @@ _NOT_SHOWN = {"table", "burst_bytes"}
 
 
 def _differences(path: str, asked: Any, shown: Any) -> list[str]:
+    if path == "branches" and len(asked) == len(shown):
+        return [
+            difference
+            for number, pair in enumerate(zip(asked, shown, strict=True), 1)
+            for difference in _differences(f"class {number}", *pair)
+        ]
     if asked is None or shown is None or not is_dataclass(asked):
         if isinstance(asked, float) and isinstance(shown, float):
             # Chances have 32 bits.
@@ -278,7 +435,7 @@ def _differences(path: str, asked: Any, shown: Any) -> list[str]:
         return [] if same else [f"{path} is {shown}, not {asked}"]
     if type(asked) is not type(shown):
         return [f"{path} is {shown}, not {asked}"]
-    found = []
+    found: list[str] = []
     for field in fields(asked):
         if field.name not in _NOT_SHOWN:
             name = f"{path}.{field.name}" if path else field.name

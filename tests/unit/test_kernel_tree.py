@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from netctl.backends import BACKENDS, LinkBackend
 from netctl.backends.base import LinkSpec
 from netctl.backends.netem import NetemBackend
+from netctl.classes import Match, SharedLink, TrafficClass
 from netctl.conditions import DirectionConditions, LinkConditions, Slots
 from netctl.json_data import from_json, to_json
+from netctl.kernel.filters import Filter, matching_filters
 from netctl.kernel.qdiscs import HtbClass, Netem
-from netctl.kernel.tree import Tree, differences, tree
+from netctl.kernel.tree import Tree, differences, shared_tree, tree
 from netctl.loss import FourState, GilbertElliott
 from protos.errors import ConfigurationError, UnsupportedConditionError
 
@@ -129,3 +131,55 @@ def test_what_the_kernel_shows_is_compared_in_its_own_units() -> None:
 def test_wrong_conditions_are_refused_by_field(text: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         from_json(DirectionConditions, text)
+
+
+prefixes = st.one_of(
+    st.none(),
+    st.integers(0, 32).map(lambda bits: f"{'0.0.0.0' if bits < 9 else '10.0.0.0'}/{bits}"),
+)
+prefixes6 = st.one_of(st.none(), st.sampled_from(["::/0", "fd00::/8", "fd00:1:2:3::4"]))
+ports = st.one_of(st.none(), st.integers(1, 65535))
+
+
+@given(
+    st.one_of(
+        *(
+            st.builds(
+                Match,
+                source=addresses,
+                destination=addresses,
+                protocol=st.sampled_from(["tcp", "udp"]),
+                source_port=ports,
+                destination_port=ports,
+                mark=st.one_of(st.none(), st.integers(1, 2**32 - 1)),
+            )
+            for addresses in (prefixes, prefixes6)
+        ),
+        st.builds(Match, mark=st.integers(1, 2**32 - 1)),
+    )
+)
+def test_a_filter_is_decoded_to_what_was_encoded(match: Match) -> None:
+    filters = list(matching_filters(match, 0xA1F3_0010))
+    assert [Filter.decode(one.encode(1, 0xA1F3_0000, 1)) for one in filters] == filters
+    # Which versions of IP: what the addresses are of, else both.
+    addressed = match.source or match.destination
+    assert len(filters) == (1 if addressed or match.protocol is None else 2)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20), st.integers(10**5, 10**9))
+def test_classes_are_guaranteed_what_they_share_and_no_more(
+    weights: list[float], rate_bps: int
+) -> None:
+    conditions = DirectionConditions(delay_ms=5)
+    classes = [
+        TrafficClass(str(number), (Match(mark=number + 1),), conditions, weight)
+        for number, weight in enumerate(weights)
+    ]
+    planned = shared_tree(SharedLink(tuple(classes), rate_bps=rate_bps))
+    assert planned.rate is not None
+    assert planned.shared is not None
+    rates = [planned.rate, *(branch.rate for branch in planned.branches)]
+    shared = planned.shared.rate_bytes_per_s
+    assert sum(one.rate_bytes_per_s for one in rates) <= shared + len(rates)
+    assert all((one.ceil_bytes_per_s or one.rate_bytes_per_s) <= shared for one in rates)
+    assert from_json(Tree, to_json(planned)) == planned
