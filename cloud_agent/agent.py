@@ -21,7 +21,6 @@ from device_agent.concurrency import first_to_end
 from device_agent.config import AnswerSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
-from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
 from device_agent.tracing import recording
 from protos.airloom.v1 import (
@@ -32,6 +31,7 @@ from protos.airloom.v1 import (
     task_pb2,
 )
 from protos.errors import AirloomError, ConfigurationError
+from protos.grpc_server import GrpcServer, until_signalled
 from protos.grpc_status import grpc_status
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ async def _serve(
         module.DESCRIPTOR.services_by_name[name].full_name
         for module, name in ((fleet_pb2, "FleetService"), (inference_pb2, "InferenceService"))
     ]
-    server = AgentServer(settings.listen, settings.security, services)
+    server = GrpcServer(settings.listen, settings.security, services)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(
         FleetServicer(
             registry,

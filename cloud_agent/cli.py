@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cloud_agent.agent import serve
 from cloud_agent.config import CloudAgentSettings
-from device_agent.server import run_agent
 from protos.errors import AirloomError
+from protos.grpc_server import run_until_done
 from protos.yaml_file import load_yaml
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         return
     try:
         settings = load_yaml(arguments.settings, CloudAgentSettings)
-        run_agent(lambda: serve(settings))
+        run_until_done(lambda: serve(settings))
     except AirloomError as error:
         print(f"cloud-agent: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -10,7 +10,7 @@ from device_agent.config import (
     ModelSettings,
     TracingSettings,
 )
-from device_agent.security import TransportSecurity
+from protos.security import TransportSecurity
 from protos.yaml_file import FilePath, Settings
 
 

@@ -17,13 +17,13 @@ from device_agent.config import DeviceSettings
 from device_agent.http.server import serve_http
 from device_agent.routing import keeps_own_answer
 from device_agent.runtime import open_engine
-from device_agent.server import AgentServer, until_signalled
 from device_agent.service import InferenceServicer
 from device_agent.telemetry import publish
 from device_agent.tracing import recording, task_span
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import DeadlineExceededError, UnreachableError
+from protos.grpc_server import GrpcServer, until_signalled
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ async def _serve(settings: DeviceSettings) -> None:
         chat = EngineChat(engine)
         agent = DeviceAgent(settings, chat)
         name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-        server = AgentServer(settings.listen, settings.listen_security, [name])
+        server = GrpcServer(settings.listen, settings.listen_security, [name])
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(agent.infer, agent.answerer, chat), server.server
         )

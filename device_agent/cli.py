@@ -10,8 +10,8 @@ from pathlib import Path
 from device_agent.agent import serve
 from device_agent.config import DeviceSettings
 from device_agent.doctor import advise, describe, inspect_board, report
-from device_agent.server import run_agent
 from protos.errors import AirloomError
+from protos.grpc_server import run_until_done
 from protos.yaml_file import load_yaml
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         if arguments.command == "doctor":
             raise SystemExit(_doctor(arguments.models, as_json=arguments.json))
         settings = load_yaml(arguments.settings, DeviceSettings)
-        run_agent(lambda: serve(settings))
+        run_until_done(lambda: serve(settings))
     except AirloomError as error:
         print(f"device-agent: {error}", file=sys.stderr)
         raise SystemExit(1) from error

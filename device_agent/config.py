@@ -9,8 +9,8 @@ from typing import Literal
 import psutil
 from pydantic import Field, model_validator
 
-from device_agent.security import TransportSecurity
 from protos.errors import ConfigurationError
+from protos.security import TransportSecurity
 from protos.yaml_file import FilePath, Settings
 
 

@@ -16,10 +16,10 @@ from device_agent.answering import failure
 from device_agent.backoff import full_jitter
 from device_agent.concurrency import first_to_end
 from device_agent.config import CloudSettings
-from device_agent.security import open_channel
 from device_agent.tracing import send_along, task_span
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
 from protos.errors import AirloomError, DeadlineExceededError, UnreachableError
+from protos.security import open_channel
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from netctl.conditions import DirectionConditions
@@ -21,7 +21,8 @@ from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import restore
-from netctl.shape import require_netem, taken
+from netctl.linux import minimise_timer_slack
+from netctl.shape import netem_here, taken
 from protos.errors import AirloomError, ConfigurationError, LinkError
 
 _LONGEST_LINE_BYTES = 1 << 18
@@ -43,12 +44,19 @@ def hold(
     how late it was and what the kernel then had that was not asked.
 
     Raises:
-        UnsupportedConditionError: the kernel lacks netem.
+        UnsupportedConditionError: the kernel lacks netem and HTB.
         LinkError: the interface is somebody else's, or no line came within the lease.
     """
-    require_netem()
+    with_netem = netem_here()
     restore()
-    first = tree.tree(tree.metered(DirectionConditions()), varying=True, exempt=tuple(exempt))
+    minimise_timer_slack()
+
+    def plan(conditions: DirectionConditions) -> tree.Tree:
+        return tree.tree(
+            tree.metered(conditions), varying=True, exempt=tuple(exempt), netem_here=with_netem
+        )
+
+    first = plan(DirectionConditions())
     with (
         Netlink() as netlink,
         taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
@@ -57,7 +65,7 @@ def hold(
         for line in _lines(orders, lease_s, interface):
             lease.renew()
             try:
-                _tell(answers, _obey(netlink, shaped, line, tuple(exempt)))
+                _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
             except (AirloomError, ValueError) as error:
                 _tell(answers, {"error": str(error)})
 
@@ -81,7 +89,11 @@ def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
 
 
 def _obey(
-    netlink: Netlink, shaped: str, line: bytes, exempt: tuple[Exemption, ...]
+    netlink: Netlink,
+    shaped: str,
+    line: bytes,
+    plan: Callable[[DirectionConditions], tree.Tree],
+    lease_s: float,
 ) -> dict[str, Any]:
     order = json.loads(line or b"{}")
     if not isinstance(order, dict):
@@ -91,9 +103,13 @@ def _obey(
         raise ConfigurationError(f"an order has conditions and at_s, not {', '.join(unknown)}")
     if "conditions" not in order:
         return {"error": None}
-    asked = tree.metered(from_python(DirectionConditions, order["conditions"]))
-    planned = tree.tree(asked, varying=True, exempt=exempt)
+    planned = plan(from_python(DirectionConditions, order["conditions"]))
     due_s = float(order.get("at_s", time.time()))
+    if due_s - time.time() > lease_s:
+        raise ConfigurationError(
+            f"at_s is {due_s - time.time():.1f} s away, beyond the lease of {lease_s:g} s; send the "
+            "order later or ask for a longer lease"
+        )
     while (left_s := due_s - time.time()) > 0:
         time.sleep(left_s)
     tree.change(netlink, shaped, planned)

@@ -118,6 +118,10 @@ class FourState:
                 raise ValueError(f"{one} and {other} together must not exceed 1")
         if self.p13 and self.p31 + self.p32 == 0:
             raise ValueError("p31 and p32 must not both be zero: a burst would never end")
+        if self.p32 and not self.p23:
+            raise ValueError(
+                "p23 must not be zero where p32 is not: a burst would never lose again"
+            )
 
     @property
     def _stationary(self) -> tuple[float, float, float, float]:

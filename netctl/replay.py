@@ -88,6 +88,7 @@ def replay_conditions(
     duration_s: float,
     interpolated_ms: float | None = None,
     exempt: tuple[Exemption, ...] = (),
+    netem_here: bool = True,
     namespace: str | None = None,
 ) -> ReplayReport:
     """Change a metered tree's rate, delay and loss as a table says; what it does not say is `base`'s.
@@ -98,7 +99,9 @@ def replay_conditions(
 
     def change(netlink: Netlink, index: int, step: ConditionStep) -> None:
         del index
-        tree.change(netlink, interface, tree.tree(at_step(base, step), varying=True, exempt=exempt))
+        wanted = at_step(base, step)
+        planned = tree.tree(wanted, varying=True, exempt=exempt, netem_here=netem_here)
+        tree.change(netlink, interface, planned)
 
     return _replay(interface, namespace, steps, change, begin_s, duration_s)
 

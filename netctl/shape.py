@@ -53,12 +53,14 @@ def shape(
         UnsupportedConditionError: the kernel lacks netem, or cannot represent the conditions.
         LinkError: the interface does not exist, carries somebody's own qdisc, or was changed meanwhile.
     """
-    require_netem()
-    planned = _planned(conditions, exempt)
+    with_netem = netem_here()
+    planned = _planned(conditions, exempt, with_netem)
     restore()
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    first = planned if at_s is None else _planned(_neutral(conditions), exempt)
+    first = (
+        planned if at_s is None else _planned(_neutral(conditions, with_netem), exempt, with_netem)
+    )
     with (
         Netlink() as netlink,
         taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
@@ -73,7 +75,7 @@ def shape(
         print(f"{interface} is shaped: {tree.describe(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
         ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
-        changes = _changes(timeline, period_ms)
+        changes = timeline_changes(timeline, period_ms)
         change_ms, next_conditions = next(changes)
         while True:
             change_s = begin_s + change_ms / 1e3
@@ -84,7 +86,7 @@ def shape(
                 break
             lease.renew()
             if next_conditions is not None and time.monotonic() >= change_s:
-                planned = _planned(next_conditions, exempt)
+                planned = _planned(next_conditions, exempt, with_netem)
                 tree.change(netlink, shaped, planned)
                 change_ms, next_conditions = next(changes)
             _compare(netlink, shaped, planned)
@@ -114,28 +116,34 @@ def taken(
 
 
 def _planned(
-    conditions: DirectionConditions | SharedLink, exempt: Sequence[Exemption]
+    conditions: DirectionConditions | SharedLink, exempt: Sequence[Exemption], with_netem: bool
 ) -> tree.Tree:
     if isinstance(conditions, SharedLink):
-        return tree.shared_tree(conditions, exempt=tuple(exempt))
-    return tree.tree(conditions, exempt=tuple(exempt))
+        return tree.shared_tree(conditions, exempt=tuple(exempt), netem_here=with_netem)
+    return tree.tree(conditions, exempt=tuple(exempt), netem_here=with_netem)
 
 
 @overload
-def _neutral(conditions: DirectionConditions) -> DirectionConditions: ...
+def _neutral(conditions: DirectionConditions, with_netem: bool) -> DirectionConditions: ...
 @overload
-def _neutral(conditions: SharedLink) -> SharedLink: ...
-def _neutral(conditions: DirectionConditions | SharedLink) -> DirectionConditions | SharedLink:
+def _neutral(conditions: SharedLink, with_netem: bool) -> SharedLink: ...
+def _neutral(
+    conditions: DirectionConditions | SharedLink, with_netem: bool
+) -> DirectionConditions | SharedLink:
     """What lets everything through, in a tree of the same parts."""
     if isinstance(conditions, SharedLink):
-        classes = [replace(one, conditions=_neutral(one.conditions)) for one in conditions.classes]
+        classes = [
+            replace(one, conditions=_neutral(one.conditions, with_netem))
+            for one in conditions.classes
+        ]
         free_bps = None if conditions.rate_bps is None else tree.FREE_BPS
-        return SharedLink(tuple(classes), _neutral(conditions.others), free_bps)
-    if conditions.rate_bps is None or tree.tree(conditions).rate is None:
+        return SharedLink(tuple(classes), _neutral(conditions.others, with_netem), free_bps)
+    if tree.tree(conditions, netem_here=with_netem).rate is None:
         return DirectionConditions()
     return DirectionConditions(
         rate_bps=tree.FREE_BPS,
         queue_bytes=conditions.queue_bytes,
+        queue_packets=conditions.queue_packets,
         queue_discipline=conditions.queue_discipline,
     )
 
@@ -153,7 +161,7 @@ def _wait_until(at_s: float, lease: Held, lease_s: float, signals: set[signal.Si
     return True
 
 
-def _changes(
+def timeline_changes(
     timeline: Sequence[tuple[float, DirectionConditions]], period_ms: float | None
 ) -> Iterator[tuple[float, DirectionConditions | None]]:
     """When what comes next; None for ever where nothing does."""
@@ -166,14 +174,19 @@ def _changes(
         yield math.inf, None
 
 
-def require_netem() -> None:
-    """UnsupportedConditionError where this kernel lacks netem."""
-    missing = probe().netem
-    if missing is not None:
+def netem_here() -> bool:
+    """Whether this kernel has netem; without it only rates and queues can be shaped.
+
+    Raises:
+        UnsupportedConditionError: it has no HTB either.
+    """
+    found = probe()
+    if found.netem is not None and found.htb is not None:
         raise UnsupportedConditionError(
-            f"an interface can only be shaped in place by netem, which this kernel lacks: {missing} "
-            "`testbed run` builds links that need no kernel support"
+            "an interface can only be shaped in place by netem or HTB, which this kernel lacks: "
+            f"{found.netem} `testbed run` builds links that need no kernel support"
         )
+    return found.netem is None
 
 
 def refuse_foreign(netlink: Netlink, interface: str) -> None:

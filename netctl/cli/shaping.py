@@ -27,12 +27,12 @@ from netctl.hold import hold
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.lease import held, leases, restore
+from netctl.lease import leases, restore
 from netctl.linux import die_with_parent
 from netctl.profiles import profile
 from netctl.replay import at_step, replay_conditions, replay_opportunities
 from netctl.settings import SharedLinkSettings
-from netctl.shape import refuse_foreign, require_netem, shape
+from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
 from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
@@ -42,7 +42,7 @@ from protos.errors import ConfigurationError
 from protos.yaml_file import load_yaml
 
 
-def _asked(arguments: argparse.Namespace) -> DirectionConditions:
+def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
     """A direction by a profile, changed by what was given besides it."""
     base = DirectionConditions()
     if arguments.profile is not None:
@@ -63,7 +63,7 @@ def _asked(arguments: argparse.Namespace) -> DirectionConditions:
         raise ConfigurationError(str(error)) from error
 
 
-def _timeline(
+def timeline_of(
     arguments: argparse.Namespace,
 ) -> tuple[list[tuple[float, DirectionConditions]], float | None]:
     """What a profile is from each time on, in its present way."""
@@ -89,10 +89,10 @@ def _shared(arguments: argparse.Namespace) -> SharedLink | None:
 
 
 def _shape(arguments: argparse.Namespace) -> None:
-    timeline, period_ms = _timeline(arguments)
+    timeline, period_ms = timeline_of(arguments)
     shape(
         arguments.interface,
-        _shared(arguments) or _asked(arguments),
+        _shared(arguments) or asked_of(arguments),
         timeline=timeline,
         period_ms=period_ms,
         duration_ms=arguments.duration,
@@ -116,37 +116,37 @@ def _hold(arguments: argparse.Namespace) -> None:
 
 def _replay(arguments: argparse.Namespace) -> None:
     trace = read_trace(arguments.trace)
-    require_netem()
+    with_netem = netem_here()
     restore()
     exempt = tuple(arguments.exempt)
-    asked = replace(_asked(arguments), queue_bytes=1 << 18)
+    asked = replace(asked_of(arguments), queue_bytes=1 << 18)
     if isinstance(trace, OpportunityTrace):
         first = replace(asked, rate_bps=round(trace.mean_rate_bps))
     else:
         asked = tree.metered(asked)
         first = at_step(asked, trace.steps[0])
     duration_s = (arguments.duration or trace.period_ms) / 1e3
-    with Netlink() as netlink:
-        refuse_foreign(netlink, arguments.interface)
-        # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.
-        with held(arguments.interface, duration_s + arguments.lease / 1e3):
-            planned = tree.tree(first, varying=True, exempt=exempt)
-            tree.install(netlink, arguments.interface, planned)
-            begin_s = time.monotonic() + 0.05
-            if isinstance(trace, OpportunityTrace):
-                report = replay_opportunities(
-                    arguments.interface, trace, begin_s=begin_s, duration_s=duration_s
-                )
-            else:
-                report = replay_conditions(
-                    arguments.interface,
-                    trace,
-                    asked,
-                    begin_s=begin_s,
-                    duration_s=duration_s,
-                    interpolated_ms=arguments.interpolate,
-                    exempt=exempt,
-                )
+    planned = tree.tree(first, varying=True, exempt=exempt, netem_here=with_netem)
+    # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.
+    lease_s = duration_s + arguments.lease / 1e3
+    with (
+        Netlink() as netlink,
+        taken(netlink, arguments.interface, planned, lease_s, arguments.incoming) as (_, shaped),
+    ):
+        begin_s = time.monotonic() + 0.05
+        if isinstance(trace, OpportunityTrace):
+            report = replay_opportunities(shaped, trace, begin_s=begin_s, duration_s=duration_s)
+        else:
+            report = replay_conditions(
+                shaped,
+                trace,
+                asked,
+                begin_s=begin_s,
+                duration_s=duration_s,
+                interpolated_ms=arguments.interpolate,
+                exempt=exempt,
+                netem_here=with_netem,
+            )
     text = (
         f"{report.changes} changes in {duration_s:g} s, late by {report.late_ms_p50:.3f} ms "
         f"(median), {report.late_ms_p99:.3f} ms (p99); {arguments.interface} is restored"
@@ -217,7 +217,8 @@ def _tree(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{shown}\n" if shown else "")
 
 
-def _add_shaping(command: argparse.ArgumentParser) -> None:
+def add_conditions(command: argparse.ArgumentParser) -> None:
+    """Let a command be told conditions, how long they last, and how they are held."""
     time = reading(parse_time_ms)
     command.add_argument("--profile", help="start from one of `netctl profiles`")
     command.add_argument("--way", choices=["uplink", "downlink"], default="uplink")
@@ -231,10 +232,11 @@ def _add_shaping(command: argparse.ArgumentParser) -> None:
 
 
 def _add_holding(command: argparse.ArgumentParser) -> None:
-    time = reading(parse_time_ms)
-    command.add_argument("interface")
     command.add_argument(
-        "--lease", type=time, default=10e3, help="restored so soon if this command hangs: '10 s'"
+        "--lease",
+        type=reading(parse_time_ms),
+        default=10e3,
+        help="restored so soon if this command hangs: '10 s'",
     )
     command.add_argument(
         "--exempt",
@@ -254,7 +256,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="shape what leaves an interface until Ctrl-C, then restore it",
         parents=[common],
     )
-    _add_shaping(command)
+    command.add_argument("interface")
+    add_conditions(command)
     command.add_argument(
         "--classes",
         type=Path,
@@ -275,6 +278,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "hold",
         help="hold an interface for a controller that sends conditions as JSON lines",
     )
+    command.add_argument("interface")
     _add_holding(command)
     command.add_argument("--incoming", action="store_true", help="what arrives instead")
     command.set_defaults(run=_hold)
@@ -282,7 +286,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "replay", help="let an interface's rate follow a trace, then restore it", parents=[common]
     )
-    _add_shaping(command)
+    command.add_argument("interface")
+    add_conditions(command)
+    command.add_argument("--incoming", action="store_true", help="what arrives instead")
     command.add_argument("--trace", type=Path, required=True, help="Mahimahi's format, or *.csv")
     command.add_argument(
         "--interpolate",

@@ -6,8 +6,10 @@ queued, HTB when it leaves, so only HTB follows a rate that changes.
 
     htb a1f3: ── class a1f3:1 ── netem a1f1: ── bfifo, pfifo or codel a1f2:
 
-Where some traffic is exempt, all of that hangs from the second band of a prio a1f0:, and filters send
-what is exempt to the first.
+A kernel without netem has the same less the netem: rates and queues, and nothing else.
+
+What is exempt HTB sends directly, ahead of all classes. Above a single netem a prio a1f0: does that: the
+netem hangs from its second band, and filters send what is exempt to the first.
 
 Traffic in classes has an HTB class for each, below one of the rate that they share; what no filter of
 theirs takes goes the way above:
@@ -81,7 +83,7 @@ class Branch:
     """What one class of traffic passes, and the filters that send it there."""
 
     filters: tuple[Filter, ...]
-    netem: qdiscs.Netem
+    netem: qdiscs.Netem | None
     rate: qdiscs.HtbClass
     queue: Queue
 
@@ -90,7 +92,7 @@ class Branch:
 class Tree:
     """All that one direction needs in the kernel."""
 
-    netem: qdiscs.Netem
+    netem: qdiscs.Netem | None
     rate: qdiscs.HtbClass | None = None
     queue: Queue | None = None
     exempt: tuple[Exemption, ...] = ()
@@ -99,6 +101,10 @@ class Tree:
     """The rate of all classes together."""
     branches: tuple[Branch, ...] = ()
     """Of the classes; the first whose filters match has the packet, the tree's own netem the rest."""
+
+    def __post_init__(self) -> None:
+        # In the order in which they are read back.
+        object.__setattr__(self, "exempt", tuple(sorted(set(self.exempt))))
 
 
 def htb_class(rate_bps: float, mtu_bytes: int) -> qdiscs.HtbClass:
@@ -113,6 +119,7 @@ def tree(
     *,
     varying: bool = False,
     exempt: tuple[Exemption, ...] = (),
+    netem_here: bool = True,
 ) -> Tree:
     """Plan a direction; `varying`: its rate will be changed while packets queue.
 
@@ -120,6 +127,8 @@ def tree(
         UnsupportedConditionError: the kernel cannot represent it.
     """
     c = conditions
+    if not netem_here:
+        return _without_netem(c, exempt)
     if c.jitter_correlation:
         raise UnsupportedConditionError(
             "netem cannot correlate delays: its correlation is of a 32-bit number of which it then "
@@ -152,6 +161,10 @@ def tree(
     )
     if not metered:
         return Tree(netem, exempt=exempt)
+    return Tree(netem, *_meter(c), exempt)
+
+
+def _meter(c: DirectionConditions) -> tuple[qdiscs.HtbClass, Queue]:
     assert c.rate_bps is not None
     if c.queue_discipline == "codel":
         queue = Queue("codel", c.limit_packets)
@@ -159,7 +172,31 @@ def tree(
         queue = Queue("pfifo", c.queue_packets)
     else:
         queue = Queue("bfifo", c.queue_limit_bytes or 0)
-    return Tree(netem, htb_class(c.rate_bps, c.mtu_bytes), queue, exempt)
+    return htb_class(c.rate_bps, c.mtu_bytes), queue
+
+
+def _without_netem(c: DirectionConditions, exempt: tuple[Exemption, ...]) -> Tree:
+    plain = DirectionConditions(
+        rate_bps=c.rate_bps,
+        queue_ms=c.queue_ms,
+        queue_bytes=c.queue_bytes,
+        queue_packets=c.queue_packets,
+        queue_discipline=c.queue_discipline,
+        mtu_bytes=c.mtu_bytes,
+    )
+    wrong = [
+        field.name
+        for field in fields(c)
+        # How a jitter of zero is distributed means nothing.
+        if field.name not in ("distribution", "in_order")
+        and getattr(c, field.name) != getattr(plain, field.name)
+    ]
+    if wrong:
+        raise UnsupportedConditionError(
+            f"this kernel has no netem, and so can only shape rates and queues, not {wrong[0]}; "
+            "`testbed run` builds links that need no kernel support"
+        )
+    return Tree(None, *_meter(metered(plain)), exempt)
 
 
 def metered(conditions: DirectionConditions) -> DirectionConditions:
@@ -171,17 +208,19 @@ def metered(conditions: DirectionConditions) -> DirectionConditions:
     )
 
 
-def shared_tree(link: SharedLink, *, exempt: tuple[Exemption, ...] = ()) -> Tree:
+def shared_tree(
+    link: SharedLink, *, exempt: tuple[Exemption, ...] = (), netem_here: bool = True
+) -> Tree:
     """Plan a direction whose traffic is sorted into classes.
 
     Raises:
         UnsupportedConditionError: the kernel cannot represent one of them.
     """
-    rest = tree(metered(link.others), varying=True, exempt=exempt)
+    rest = tree(metered(link.others), varying=True, exempt=exempt, netem_here=netem_here)
     assert rest.rate is not None
     branches = []
     for number, one in enumerate(link.classes):
-        part = tree(metered(one.conditions), varying=True)
+        part = tree(metered(one.conditions), varying=True, netem_here=netem_here)
         assert part.rate is not None
         assert part.queue is not None
         filters = tuple(
@@ -239,25 +278,17 @@ def change_rate(netlink: Netlink, index: int, rate: qdiscs.HtbClass) -> None:
 def _requests(index: int, planned: Tree, flags: int) -> list[Request]:
     """What makes a tree (flags to create), or changes one (no flags), from the root on."""
     qdisc = nl.RTM_NEWQDISC
-    parent = _TC_H_ROOT
-    requests = []
-    if planned.exempt:
-        parent = BANDS | 2
-        # The bands and the HTB above its class have nothing that a change would change.
-        if flags:
-            bands = TrafficControl(index, BANDS, _TC_H_ROOT, 0, "prio", two_bands())
-            requests.append((qdisc, bands, flags))
-            # Before anything is delayed: what is exempt is so from the first moment.
-            filters = tuple(exempting_filters(planned.exempt, BANDS | 1))
-            requests += _filtering(index, BANDS, filters, flags)
     if planned.rate is None:
-        netem = TrafficControl(index, NETEM, parent, 0, "netem", planned.netem.encode())
-        requests.append((qdisc, netem, flags))
-        return requests
-    assert planned.queue is not None
+        return _netem_alone(index, planned, flags)
+    requests = []
+    # The HTB above its classes, and filters, have nothing that a change would change.
     if flags:
-        meter = TrafficControl(index, METER, parent, 0, "htb", qdiscs.htb_root(1))
+        meter = TrafficControl(index, METER, _TC_H_ROOT, 0, "htb", qdiscs.htb_root(1))
         requests.append((qdisc, meter, flags))
+        filters = tuple(exempting_filters(planned.exempt, METER)) if planned.exempt else ()
+        filters += tuple(each for branch in planned.branches for each in branch.filters)
+        # Before anything is delayed: what is exempt is so from the first moment.
+        requests += _filtering(index, METER, filters, flags)
     above = METER
     if planned.shared is not None:
         above = SHARED
@@ -269,10 +300,21 @@ def _requests(index: int, planned: Tree, flags: int) -> list[Request]:
         )
         own = _FIRST_CLASS + number
         requests += _branch(index, above, own, netem_handle, queue_handle, branch, flags)
-    if flags:
-        filters = tuple(each for branch in planned.branches for each in branch.filters)
-        requests += _filtering(index, METER, filters, flags)
     return requests
+
+
+def _netem_alone(index: int, planned: Tree, flags: int) -> list[Request]:
+    assert planned.netem is not None
+    qdisc, parent = nl.RTM_NEWQDISC, _TC_H_ROOT
+    requests = []
+    if planned.exempt:
+        parent = BANDS | 2
+        if flags:
+            bands = TrafficControl(index, BANDS, _TC_H_ROOT, 0, "prio", two_bands())
+            filters = tuple(exempting_filters(planned.exempt, BANDS | 1))
+            requests = [(qdisc, bands, flags), *_filtering(index, BANDS, filters, flags)]
+    netem = TrafficControl(index, NETEM, parent, 0, "netem", planned.netem.encode())
+    return [*requests, (qdisc, netem, flags)]
 
 
 def _filtering(index: int, parent: int, filters: tuple[Filter, ...], flags: int) -> list[Request]:
@@ -299,13 +341,13 @@ def _branch(
     rate, queue = branch.rate, branch.queue
     assert rate is not None
     assert queue is not None
-    netem = TrafficControl(index, netem_handle, own, 0, "netem", branch.netem.encode())
-    waiting = TrafficControl(index, queue_handle, netem_handle | 1, 0, queue.kind, queue.encode())
-    return [
-        _classed(index, own, parent, rate, flags),
-        (nl.RTM_NEWQDISC, netem, flags),
-        (nl.RTM_NEWQDISC, waiting, flags),
-    ]
+    requests = [_classed(index, own, parent, rate, flags)]
+    if branch.netem is not None:
+        netem = TrafficControl(index, netem_handle, own, 0, "netem", branch.netem.encode())
+        requests.append((nl.RTM_NEWQDISC, netem, flags))
+        own = netem_handle | 1
+    waiting = TrafficControl(index, queue_handle, own, 0, queue.kind, queue.encode())
+    return [*requests, (nl.RTM_NEWQDISC, waiting, flags)]
 
 
 def foreign_root(netlink: Netlink, interface: str) -> str | None:
@@ -338,12 +380,15 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
     """What of ours the kernel has there; None where nothing."""
     index = netlink.index(interface)
     shown = {qdisc.handle: qdisc for qdisc in netlink.dump(nl.RTM_GETQDISC, index)}
-    if NETEM not in shown or shown[NETEM].kind != "netem":
+    netem = _shown_netem(shown.get(NETEM))
+    if netem is None and METER not in shown:
         return None
-    netem = qdiscs.Netem.decode(shown[NETEM].options)
-    exempt: tuple[Exemption, ...] = ()
-    if BANDS in shown:
-        exempt = shown_exemptions(shown_filters(netlink.dump(nl.RTM_GETTFILTER, index, BANDS)))
+    bands = METER if METER in shown else BANDS
+    filters: tuple[Filter, ...] = ()
+    if bands in shown:
+        filters = shown_filters(netlink.dump(nl.RTM_GETTFILTER, index, bands))
+    exempting = METER if METER in shown else BANDS | 1
+    exempt = shown_exemptions([one for one in filters if one.target == exempting])
     if METER not in shown:
         return Tree(netem, exempt=exempt)
     classes = {
@@ -353,15 +398,13 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
     }
     branches = []
     if _FIRST_CLASS in classes:
-        filters = shown_filters(netlink.dump(nl.RTM_GETTFILTER, index, METER))
         for own in sorted(handle for handle in classes if handle >= _FIRST_CLASS):
             after = (own - _FIRST_CLASS) * _NEXT_QDISC
-            below = shown.get(_FIRST_NETEM + after)
+            below = _shown_netem(shown.get(_FIRST_NETEM + after))
             queue = _shown_queue(shown.get(_FIRST_QUEUE + after))
-            if below is None or queue is None:
-                continue
-            taking = tuple(one for one in filters if one.target == own)
-            branches.append(Branch(taking, qdiscs.Netem.decode(below.options), classes[own], queue))
+            if queue is not None:
+                taking = tuple(one for one in filters if one.target == own)
+                branches.append(Branch(taking, below, classes[own], queue))
     return Tree(
         netem,
         classes.get(CLASS),
@@ -370,6 +413,12 @@ def read_back(netlink: Netlink, interface: str) -> Tree | None:
         classes.get(SHARED),
         tuple(branches),
     )
+
+
+def _shown_netem(shown: TrafficControl | None) -> qdiscs.Netem | None:
+    if shown is None or shown.kind != "netem":
+        return None
+    return qdiscs.Netem.decode(shown.options)
 
 
 def _shown_queue(shown: TrafficControl | None) -> Queue | None:
@@ -390,7 +439,7 @@ def describe(planned: Tree) -> str:
         return ", ".join(f"{name} {value}" for name, value in shown.items())
 
     def direction(part: Tree | Branch) -> list[str]:
-        found = [f"netem {written(part.netem)}"]
+        found = [] if part.netem is None else [f"netem {written(part.netem)}"]
         if part.rate is not None:
             found.append(f"htb {written(part.rate)}")
         if part.queue is not None:
@@ -410,8 +459,7 @@ def describe(planned: Tree) -> str:
 def differences(asked: Tree, shown: Tree | None) -> list[str]:
     """How what the kernel shows differs from what was asked of it, in the kernel's units."""
     if shown is None:
-        return ["there is no netem of ours"]
-    asked = replace(asked, exempt=tuple(sorted(asked.exempt)))
+        return ["there is nothing of ours"]
     return _differences("", asked, shown)
 
 

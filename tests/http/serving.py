@@ -17,7 +17,7 @@ from device_agent.chat import EngineChat
 from device_agent.config import HttpSettings, ModelSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
-from device_agent.security import TransportSecurity
+from protos.security import TransportSecurity
 
 KEY = "a-key-for-tests"
 

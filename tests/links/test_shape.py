@@ -384,16 +384,22 @@ def test_netem_is_shaped_by_one_command_at_a_time() -> None:
     in_a_sandbox(check)
 
 
-@pytest.mark.skipif(NETEM is None, reason="this kernel has netem: shaping works here")
-def test_without_the_qdisc_shaping_is_refused_with_the_reason() -> None:
+@pytest.mark.skipif(NETEM is None, reason="this kernel has netem, and so does more")
+def test_a_kernel_with_rates_only_shapes_those_and_refuses_the_rest_with_the_reason() -> None:
     def check() -> None:
         before = qdisc()
         process = netctl("shape", INTERFACE, "--delay", "5 ms")
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
-        assert "which this kernel lacks" in errors
+        assert "this kernel has no netem, and so can only shape rates" in errors
+        assert "not delay_ms" in errors
         assert errors.count("\n") == 1
         assert qdisc() == before
+        process = shape("--rate", "8 Mbit/s", "--queue", "100 ms")
+        assert "rate 8Mbit ceil 8Mbit" in tc("tc", "class", "show", "dev", INTERFACE)
+        assert qdisc("bfifo")["options"]["limit"] == 100_000
+        process.kill()
+        wait_until(lambda: qdisc() == before)
 
     in_a_sandbox(check)
 

@@ -14,9 +14,9 @@ from device_agent.engine import IMAGE_MARK
 from device_agent.engine.confidence import TokenScore, summarise
 from device_agent.prompting import extract_answer
 from device_agent.routing import confidence_value, keeps_own_answer
-from device_agent.security import TransportSecurity
 from protos.airloom.v1 import task_pb2
 from protos.errors import InvalidTaskError
+from protos.security import TransportSecurity
 
 
 @given(st.integers(0, 2**32))

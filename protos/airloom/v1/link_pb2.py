@@ -24,19 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61irloom/v1/link.proto\x12\nairloom.v1\"l\n\x13\x44irectionConditions\x12\x15\n\x08rate_bps\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\x01\x12\x11\n\tjitter_ms\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x42\x0b\n\t_rate_bps\"\x91\x01\n\x0eLinkConditions\x12\x0c\n\x04link\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12/\n\x06uplink\x18\x03 \x01(\x0b\x32\x1f.airloom.v1.DirectionConditions\x12\x31\n\x08\x64ownlink\x18\x04 \x01(\x0b\x32\x1f.airloom.v1.DirectionConditions\"H\n\x0bMeasurement\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x04\"\x93\x01\n\x14\x44irectionMeasurement\x12)\n\x08rate_bps\x18\x01 \x01(\x0b\x32\x17.airloom.v1.Measurement\x12)\n\x08\x64\x65lay_ms\x18\x02 \x01(\x0b\x32\x17.airloom.v1.Measurement\x12%\n\x04loss\x18\x03 \x01(\x0b\x32\x17.airloom.v1.Measurementb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61irloom/v1/link.proto\x12\nairloom.v1\"\x8d\x06\n\x13\x44irectionConditions\x12\x15\n\x08rate_bps\x18\x01 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\x01\x12\x11\n\tjitter_ms\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x15\n\x08queue_ms\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x64istribution\x18\x06 \x01(\tH\x03\x88\x01\x01\x12+\n\x0b\x64\x65lay_table\x18\x07 \x01(\x0b\x32\x16.airloom.v1.DelayTable\x12\x1f\n\x12jitter_correlation\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x15\n\x08in_order\x18\t \x01(\x08H\x05\x88\x01\x01\x12\x35\n\x0fgilbert_elliott\x18\n \x01(\x0b\x32\x1a.airloom.v1.GilbertElliottH\x00\x12+\n\nfour_state\x18\x0b \x01(\x0b\x32\x15.airloom.v1.FourStateH\x00\x12\x16\n\tduplicate\x18\x0c \x01(\x01H\x06\x88\x01\x01\x12\x14\n\x07reorder\x18\r \x01(\x01H\x07\x88\x01\x01\x12\x14\n\x07\x63orrupt\x18\x0e \x01(\x01H\x08\x88\x01\x01\x12 \n\x05slots\x18\x0f \x01(\x0b\x32\x11.airloom.v1.Slots\x12\x18\n\x0bqueue_bytes\x18\x10 \x01(\x04H\t\x88\x01\x01\x12\x1a\n\rqueue_packets\x18\x11 \x01(\x04H\n\x88\x01\x01\x12\x1d\n\x10queue_discipline\x18\x12 \x01(\tH\x0b\x88\x01\x01\x12\x16\n\tmtu_bytes\x18\x13 \x01(\x04H\x0c\x88\x01\x01\x12\x0f\n\x02up\x18\x14 \x01(\x08H\r\x88\x01\x01\x42\x0c\n\nloss_modelB\x0b\n\t_rate_bpsB\x0b\n\t_queue_msB\x0f\n\r_distributionB\x15\n\x13_jitter_correlationB\x0b\n\t_in_orderB\x0c\n\n_duplicateB\n\n\x08_reorderB\n\n\x08_corruptB\x0e\n\x0c_queue_bytesB\x10\n\x0e_queue_packetsB\x13\n\x11_queue_disciplineB\x0c\n\n_mtu_bytesB\x05\n\x03_up\"\x1f\n\nDelayTable\x12\x11\n\tquantiles\x18\x01 \x03(\x01\"]\n\x0eGilbertElliott\x12\t\n\x01p\x18\x01 \x01(\x01\x12\t\n\x01r\x18\x02 \x01(\x01\x12\x15\n\x08loss_bad\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tloss_good\x18\x04 \x01(\x01\x42\x0b\n\t_loss_bad\"Y\n\tFourState\x12\x0b\n\x03p13\x18\x01 \x01(\x01\x12\x0b\n\x03p31\x18\x02 \x01(\x01\x12\x0b\n\x03p32\x18\x03 \x01(\x01\x12\x10\n\x03p23\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03p14\x18\x05 \x01(\x01\x42\x06\n\x04_p23\"X\n\x05Slots\x12\x13\n\x0bshortest_ms\x18\x01 \x01(\x01\x12\x12\n\nlongest_ms\x18\x02 \x01(\x01\x12\x0f\n\x07packets\x18\x03 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\"\x91\x01\n\x0eLinkConditions\x12\x0c\n\x04link\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12/\n\x06uplink\x18\x03 \x01(\x0b\x32\x1f.airloom.v1.DirectionConditions\x12\x31\n\x08\x64ownlink\x18\x04 \x01(\x0b\x32\x1f.airloom.v1.DirectionConditions\"H\n\x0bMeasurement\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x04\"\x93\x01\n\x14\x44irectionMeasurement\x12)\n\x08rate_bps\x18\x01 \x01(\x0b\x32\x17.airloom.v1.Measurement\x12)\n\x08\x64\x65lay_ms\x18\x02 \x01(\x0b\x32\x17.airloom.v1.Measurement\x12%\n\x04loss\x18\x03 \x01(\x0b\x32\x17.airloom.v1.Measurementb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'airloom.v1.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIRECTIONCONDITIONS']._serialized_start=37
-  _globals['_DIRECTIONCONDITIONS']._serialized_end=145
-  _globals['_LINKCONDITIONS']._serialized_start=148
-  _globals['_LINKCONDITIONS']._serialized_end=293
-  _globals['_MEASUREMENT']._serialized_start=295
-  _globals['_MEASUREMENT']._serialized_end=367
-  _globals['_DIRECTIONMEASUREMENT']._serialized_start=370
-  _globals['_DIRECTIONMEASUREMENT']._serialized_end=517
+  _globals['_DIRECTIONCONDITIONS']._serialized_start=38
+  _globals['_DIRECTIONCONDITIONS']._serialized_end=819
+  _globals['_DELAYTABLE']._serialized_start=821
+  _globals['_DELAYTABLE']._serialized_end=852
+  _globals['_GILBERTELLIOTT']._serialized_start=854
+  _globals['_GILBERTELLIOTT']._serialized_end=947
+  _globals['_FOURSTATE']._serialized_start=949
+  _globals['_FOURSTATE']._serialized_end=1038
+  _globals['_SLOTS']._serialized_start=1040
+  _globals['_SLOTS']._serialized_end=1128
+  _globals['_LINKCONDITIONS']._serialized_start=1131
+  _globals['_LINKCONDITIONS']._serialized_end=1276
+  _globals['_MEASUREMENT']._serialized_start=1278
+  _globals['_MEASUREMENT']._serialized_end=1350
+  _globals['_DIRECTIONMEASUREMENT']._serialized_start=1353
+  _globals['_DIRECTIONMEASUREMENT']._serialized_end=1500
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,4 @@
-"""What every agent's gRPC server has: security, health, reflection, a clear error for a busy port."""
+"""What every gRPC server here has: security, health, reflection, a clear error for a busy port."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from device_agent.security import TransportSecurity
 from protos.errors import ConfigurationError
+from protos.security import TransportSecurity
 
 _GRACE_S = 2.0
 
 
-class AgentServer:
+class GrpcServer:
     """A gRPC server that says whether it serves, and drains before it stops."""
 
     def __init__(self, listen: str, security: TransportSecurity, services: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class AgentServer:
 
     def _bind(self, listen: str, credentials: grpc.ServerCredentials | None) -> None:
         if listen.startswith("unix:"):
-            # A socket file left by a killed agent would make the address look busy.
+            # A socket file left by a killed server would make the address look busy.
             Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
         try:
             if credentials is None:
@@ -74,10 +74,8 @@ async def until_signalled() -> None:
     await stopped.wait()
 
 
-def run_agent(
-    main: Callable[[], Coroutine[Any, Any, None]],
-) -> None:
-    """Run an agent's coroutine with logging to standard error."""
+def run_until_done(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a server's coroutine with logging to standard error."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -1,0 +1,20 @@
+"""What a board's link daemon is told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from protos.security import TransportSecurity
+from protos.yaml_file import Settings
+
+
+class DaemonSettings(Settings):
+    """Of `netctl serve`."""
+
+    listen: str = Field("0.0.0.0:50071", description="HOST:PORT, or unix:PATH")
+    security: TransportSecurity = Field(
+        description="ca, certificate and key for mutual TLS, or plaintext: true"
+    )
+    interfaces: list[str] = Field(
+        min_length=1, description="which may be held; not the one that the controller comes by"
+    )
