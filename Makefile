@@ -7,6 +7,8 @@ PYTHON := .venv/bin/python
 # Real netem: from this kernel where it has it, else from a user-mode kernel (x86-64 only).
 TEST_KERNEL := $(if $(filter x86_64,$(shell uname -m)),tools/test_kernel.sh,true)
 KERNEL_PROGRAMS := $(if $(filter x86_64,$(shell uname -m)),make flex bison bc xz)
+# What `netctl verify --cross-check` asks besides its own prober.
+CROSS_CHECKS := iperf3 irtt
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +18,7 @@ demo:  ## set up, then run the quickstart scenario and write its report
 	@.venv/bin/testbed run scenarios/quickstart.yaml
 
 test:  ## set up, then run every test
-	@tools/setup.sh testbed,train,dev $(KERNEL_PROGRAMS)
+	@tools/setup.sh testbed,train,dev $(KERNEL_PROGRAMS) $(CROSS_CHECKS)
 	@$(TEST_KERNEL) >/dev/null
 	@tools/peers.sh >/dev/null
 	@$(PYTHON) -m pytest $(ARGS)

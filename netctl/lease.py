@@ -8,24 +8,29 @@ well; what a kill of everything leaves, `netctl restore` finds by the same files
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from netctl.incoming import ifb_name, undo
+from netctl.json_data import from_json, to_json
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
+from netctl.wifi import RadioLimits, WiFi
 from protos.errors import LinkError
 
 FOLDER = Path("/run/airloom/netctl")
 GUARDIANS = 2
+
+Kind = Literal["leaving", "incoming", "radio"]
+"""What is changed of an interface: what leaves, what arrives (through an ifb), or its Wi-Fi radio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,15 @@ class Lease:
     started: float
     """When that process started: numbers are used again."""
     ends_s: float
-    incoming: bool = False
-    """Whether it is what arrives that is shaped, through an ifb."""
+    kind: Kind = "leaving"
+    radio: RadioLimits | None = None
+    """Of a radio: what it is limited to."""
+    radio_before: RadioLimits | None = None
 
     @property
     def path(self) -> Path:
-        return FOLDER / f"{self.interface}{'.incoming' if self.incoming else ''}.json"
+        suffix = "" if self.kind == "leaving" else f".{self.kind}"
+        return FOLDER / f"{self.interface}{suffix}.json"
 
     @property
     def held(self) -> bool:
@@ -73,13 +81,13 @@ def leases() -> list[Lease]:
 def _read(path: Path) -> Lease | None:
     # A guardian may have removed it in the meantime.
     with contextlib.suppress(FileNotFoundError):
-        return Lease(**json.loads(path.read_text(encoding="utf-8")))
+        return from_json(Lease, path.read_text(encoding="utf-8"))
     return None
 
 
 def _written_aside(lease: Lease) -> Path:
     partial = lease.path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(lease)), encoding="utf-8")
+    partial.write_text(to_json(lease), encoding="utf-8")
     return partial
 
 
@@ -88,7 +96,13 @@ def release(lease: Lease) -> bool:
     removed = False
     # The interface itself may be gone, and with it all that was on it.
     with contextlib.suppress(LinkError):
-        if lease.incoming:
+        if lease.kind == "radio":
+            assert lease.radio is not None
+            assert lease.radio_before is not None
+            with WiFi() as wifi:
+                wifi.restore(lease.interface, lease.radio_before, lease.radio)
+            removed = True
+        elif lease.kind == "incoming":
             removed = undo(lease.interface, ifb_name(lease.interface))
         else:
             with Netlink() as netlink:
@@ -121,15 +135,23 @@ class Held:
 
 
 @contextlib.contextmanager
-def held(interface: str, lease_s: float, *, incoming: bool = False) -> Iterator[Held]:
-    """Hold an interface: two guardians watch over it; at the end our tree is gone.
+def held(
+    interface: str,
+    lease_s: float,
+    kind: Kind = "leaving",
+    *,
+    radio: RadioLimits | None = None,
+    radio_before: RadioLimits | None = None,
+) -> Iterator[Held]:
+    """Hold an interface: two guardians watch over it; at the end our tree, or limits, are gone.
 
     Raises:
         LinkError: another process holds it.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
-    lease = Lease(interface, process.pid, process.create_time(), now_s() + lease_s, incoming)
+    started, ends_s = process.create_time(), now_s() + lease_s
+    lease = Lease(interface, process.pid, started, ends_s, kind, radio, radio_before)
     partial = _written_aside(lease)
     try:
         # Whole from its first moment, and only where there is none.

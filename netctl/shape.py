@@ -107,7 +107,7 @@ def taken(
     else:
         refuse_foreign(netlink, interface)
     with contextlib.ExitStack() as stack:
-        lease = stack.enter_context(held(interface, lease_s, incoming=incoming))
+        lease = stack.enter_context(held(interface, lease_s, "incoming" if incoming else "leaving"))
         shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
         tree.install(netlink, shaped, first)
         if incoming:

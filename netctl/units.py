@@ -21,6 +21,8 @@ _RATE_BPS = {
 _BYTES = {"B": 1.0, "kB": 1e3, "KiB": 1024.0, "MB": 1e6, "MiB": 1024.0**2}
 _TIME_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3}
 _FRACTION = {"%": 1e-2, "ppm": 1e-6}
+_FREQUENCY_MHZ = {"MHz": 1.0, "GHz": 1e3}
+_POWER_DBM = {"dBm": 1.0}
 
 
 def _parse(text: str, units: dict[str, float], example: str) -> float:
@@ -66,6 +68,20 @@ def parse_fraction(text: str) -> float:
     if value > 1:
         raise ValueError(f"{text!r} is more than 100 %")
     return value
+
+
+def parse_frequency_mhz(text: str) -> int:
+    """Read a radio channel's frequency as MHz; ValueError where it is no whole number of them."""
+    value = _parse(text, _FREQUENCY_MHZ, "2437 MHz")
+    if not math.isclose(value, round(value)):
+        raise ValueError(f"{text!r} is not a whole number of MHz")
+    return round(value)
+
+
+def parse_dbm(text: str) -> float:
+    """Read a power as dBm; ValueError where it is not one."""
+    sign = -1 if text.lstrip().startswith("-") else 1
+    return sign * _parse(text.lstrip().removeprefix("-"), _POWER_DBM, "5 dBm")
 
 
 def format_rate(rate_bps: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from netctl.cli import boards, describing, measuring, shaping
+from netctl.cli import boards, describing, measuring, shaping, wifi
 from protos.errors import AirloomError
 
 
@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
-    for module in (measuring, describing, shaping, boards):
+    for module in (measuring, describing, shaping, boards, wifi):
         module.add_commands(commands, common)
     return parser
 

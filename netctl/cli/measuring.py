@@ -13,6 +13,7 @@ from netctl.capabilities import probe
 from netctl.cli.arguments import add_link, json_conditions, link_of, place, reading, show
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.measure.certificate import certify
+from netctl.measure.crosscheck import cross_check
 from netctl.measure.prober import DirectionMeasurement, Path, measure_directions
 
 
@@ -49,11 +50,15 @@ def _verify(arguments: argparse.Namespace) -> None:
     link = link_of(arguments)
     with contextlib.closing(Path((None, "127.0.0.1"), (None, "127.0.0.1"))) as loop:
         (bare,) = measure_directions([(loop, DirectionConditions())], probes=200)
+    others = []
+    if arguments.cross_check:
+        others = cross_check(link, place(arguments.device), place(arguments.cloud))
     certificate = certify(
         link,
         _directions(arguments, link),
         backend=arguments.backend,
         baseline_ms=bare.delay_ms.value,
+        others=others,
     )
     show(certificate.as_dict(), certificate.text(), arguments)
     if not certificate.passed:
@@ -75,6 +80,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add_link(command)
     _add_ends(command)
     command.add_argument("--backend", default="unnamed", help="what to write into the certificate")
+    command.add_argument(
+        "--cross-check", action="store_true", help="measure with iperf3 and irtt as well"
+    )
     command.set_defaults(run=_verify)
 
     command = commands.add_parser(

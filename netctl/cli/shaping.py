@@ -159,7 +159,9 @@ def _show(arguments: argparse.Namespace) -> None:
     with Netlink(namespace) as netlink:
         shown = tree.read_back(netlink, interface)
         foreign = tree.foreign_root(netlink, interface)
-    lease = next((one for one in leases() if one.interface == interface), None)
+    lease = next(
+        (one for one in leases() if (one.interface, one.kind) == (interface, "leaving")), None
+    )
     value = {
         "interface": arguments.interface,
         "tree": None if shown is None else asdict(shown),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,11 +69,21 @@ class Certificate:
             measured = "not told" if v.measured is None else f"{v.measured:.6g}"
             interval = "" if v.low is None else f" [{v.low:.6g}, {v.high:.6g}]"
             lines.append(
-                f"  {v.way:8} {v.quantity:10} asked {v.asked:<10.6g} measured {measured}{interval} "
+                f"  {v.way:8} {v.quantity:13} asked {v.asked:<10.6g} measured {measured}{interval} "
                 f"{v.unit}  band {v.band}  {'pass' if v.passed else 'FAIL'} {v.remark}".rstrip()
             )
         lines.append("PASS" if self.passed else "FAIL")
         return "\n".join(lines)
+
+
+def rate_agrees(asked_bps: float, found_bps: float) -> bool:
+    """Whether a rate is in its band."""
+    return abs(found_bps / asked_bps - 1) <= RATE_BAND
+
+
+def delay_band_ms(expected_ms: float) -> float:
+    """By how much a delay may differ."""
+    return max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
 
 
 def certify(
@@ -82,15 +92,16 @@ def certify(
     *,
     backend: str,
     baseline_ms: float,
+    others: Sequence[Verdict] = (),
 ) -> Certificate:
-    """Judge both directions; `measured` has `uplink` and `downlink`."""
+    """Judge both directions; `measured` has `uplink` and `downlink`, `others` what other tools say."""
     verdicts = [
         verdict
         for way, conditions in (("uplink", asked.uplink), ("downlink", asked.downlink))
         for verdict in judge(way, conditions, measured[way], baseline_ms)
     ]
     return Certificate(
-        tuple(verdicts), backend, platform.release(), f"{os.cpu_count()} × {platform.machine()}",
+        (*verdicts, *others), backend, platform.release(), f"{os.cpu_count()} × {platform.machine()}",
         baseline_ms,
     )  # fmt: skip
 
@@ -101,7 +112,7 @@ def judge(
     """Judge one direction by the bands."""
     verdicts: list[Verdict] = []
     if not asked.up:
-        return [_share(way, "loss", 1.0, found.loss)]
+        return [share_verdict(way, "loss", 1.0, found.loss)]
     if asked.rate_bps is not None:
         rate = found.rate_bps
         verdicts.append(
@@ -111,7 +122,7 @@ def judge(
                 None if rate is None else rate.low,
                 None if rate is None else rate.high,
                 f"±{RATE_BAND:.0%}",
-                rate is not None and abs(rate.value / asked.rate_bps - 1) <= RATE_BAND,
+                rate is not None and rate_agrees(asked.rate_bps, rate.value),
                 found.rate_untold or "",
             )
         )  # fmt: skip
@@ -119,7 +130,7 @@ def judge(
     symmetric = asked.distribution in ("uniform", "normal")
     delay = found.delay_ms if symmetric else found.mean_delay_ms
     expected_ms = asked.delay_ms if symmetric else asked.mean_delay_ms
-    band_ms = max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
+    band_ms = delay_band_ms(expected_ms)
     value_ms = delay.value - baseline_ms
     if not asked.slots:
         verdicts.append(
@@ -140,7 +151,7 @@ def judge(
     # A probe with a flipped bit has a wrong checksum: whoever receives it never sees it.
     lost = 1 - (1 - asked.loss) * (1 - asked.corrupt)
     clustering = max(1.0, 2 * asked.mean_burst_packets - 1) if asked.loss_model else 1.0
-    verdicts.append(_share(way, "loss", lost, found.loss, clustering))
+    verdicts.append(share_verdict(way, "loss", lost, found.loss, clustering))
     if asked.loss_model is not None and found.burst_packets is not None:
         burst = found.burst_packets
         half = _Z / 1.96 * (burst.high - burst.value) + 0.05
@@ -154,10 +165,10 @@ def judge(
         # A copy is lost as easily as the packet, and counts where both arrive.
         both = asked.duplicate * (1 - lost) ** 2
         some = 1 - lost + asked.duplicate * (1 - lost) * lost
-        verdicts.append(_share(way, "duplicates", both / some, found.duplicated))
+        verdicts.append(share_verdict(way, "duplicates", both / some, found.duplicated))
     if asked.reorder:
         expected = asked.reorder * (1 - asked.reorder)
-        verdicts.append(_share(way, "overtaken", expected, found.overtaken))
+        verdicts.append(share_verdict(way, "overtaken", expected, found.overtaken))
     elif asked.in_order:
         verdicts.append(
             Verdict(
@@ -168,7 +179,7 @@ def judge(
     return verdicts
 
 
-def _share(
+def share_verdict(
     way: str, quantity: str, asked: float, found: Estimate, clustering: float = 1.0
 ) -> Verdict:
     """A share is right where it lies in Wilson's interval; losses in bursts tell less than single ones."""

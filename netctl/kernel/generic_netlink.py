@@ -1,0 +1,89 @@
+"""A generic netlink socket: families by name, requests with acknowledgement, and dumps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from netctl.kernel.netlink import attribute, attributes
+from netctl.linux import network_namespace
+from protos.errors import LinkError, UnsupportedConditionError
+
+_NETLINK_GENERIC = 16
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_GENERIC = struct.Struct("=BBH")
+_CONTROL_FAMILY, _GET_FAMILY = 0x10, 3
+_FAMILY_ID, _FAMILY_NAME = 1, 2
+_RECEIVE_BYTES = 1 << 18
+_TIMEOUT_S = 10.0
+
+
+class GenericNetlink:
+    """A connection to one family, in one network namespace (None: the present one).
+
+    Raises:
+        UnsupportedConditionError: this kernel has no such family.
+    """
+
+    def __init__(self, family: str, namespace: str | None = None) -> None:
+        with network_namespace(namespace):
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC
+            )
+        self._socket.bind((0, 0))
+        self._socket.settimeout(_TIMEOUT_S)
+        self._sequence = itertools.count(1)
+        self.family = family
+        self._number = _CONTROL_FAMILY
+        name = attribute(_FAMILY_NAME, family.encode() + b"\0")
+        try:
+            (answer,) = self.request(_GET_FAMILY, name)
+        except LinkError as error:
+            self.close()
+            raise UnsupportedConditionError(f"this kernel has no {family} ({error})") from error
+        (self._number,) = struct.unpack_from("=H", answer[_FAMILY_ID])
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> GenericNetlink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def request(self, command: int, payload: bytes) -> list[dict[int, bytes]]:
+        """Ask for something; the attributes of each answer. LinkError where it is refused."""
+        return list(self._exchange(command, payload, _ACK))
+
+    def dump(self, command: int, payload: bytes) -> list[dict[int, bytes]]:
+        """Ask for all there is; the attributes of each."""
+        return list(self._exchange(command, payload, _DUMP))
+
+    def _exchange(self, command: int, payload: bytes, flags: int) -> Iterator[dict[int, bytes]]:
+        number = next(self._sequence)
+        body = _GENERIC.pack(command, 1, 0) + payload
+        header = _HEADER.pack(_HEADER.size + len(body), self._number, _REQUEST | flags, number, 0)
+        self._socket.send(header + body)
+        while True:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            at = 0
+            while at + _HEADER.size <= len(data):
+                length, kind, _, theirs, _ = _HEADER.unpack_from(data, at)
+                payload = data[at + _HEADER.size : at + length]
+                at += length + (-length % 4)
+                if theirs != number:
+                    continue
+                if kind == _DONE:
+                    return
+                if kind == _ERROR:
+                    (status,) = struct.unpack_from("=i", payload)
+                    if status:
+                        raise LinkError(f"{self.family}: {os.strerror(-status)}")
+                    return
+                yield dict(attributes(payload[_GENERIC.size :]))
