@@ -8,6 +8,7 @@ well; what a kill of everything leaves, `netctl restore` finds by the same files
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -91,8 +92,23 @@ def _written_aside(lease: Lease) -> Path:
     return partial
 
 
+def _same(one: Lease | None, other: Lease) -> bool:
+    """Whether it is the same holder's, renewed or not."""
+    return one is not None and (one.pid, one.started) == (other.pid, other.started)
+
+
 def release(lease: Lease) -> bool:
-    """Take what is ours and the lease away; False where there was nothing of ours."""
+    """Take what is ours and the lease away; False where there was nothing of ours.
+
+    One process at a time does that, and none where the interface has another holder by now: there
+    can be none before the file is gone, which goes last.
+    """
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _same(_read(lease.path), lease) and _undo(lease)
+
+
+def _undo(lease: Lease) -> bool:
     removed = False
     # The interface itself may be gone, and with it all that was on it.
     with contextlib.suppress(LinkError):
@@ -193,7 +209,7 @@ def _guard(lease: Lease, holder: int) -> None:
     while True:
         # Asked again even after its death: another may hold the interface by now.
         present = _read(lease.path)
-        if present is None or (present.pid, present.started) != (lease.pid, lease.started):
+        if present is None or not _same(present, lease):
             return
         left_s = present.ends_s - now_s()
         if dead or left_s <= 0:

@@ -13,6 +13,7 @@ from netctl.capabilities import probe
 from netctl.cli.arguments import add_link, json_conditions, link_of, place, reading, show
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.measure.certificate import certify
+from netctl.measure.crafted import judge_crossing
 from netctl.measure.crosscheck import cross_check
 from netctl.measure.prober import DirectionMeasurement, Path, measure_directions
 
@@ -51,8 +52,11 @@ def _verify(arguments: argparse.Namespace) -> None:
     with contextlib.closing(Path((None, "127.0.0.1"), (None, "127.0.0.1"))) as loop:
         (bare,) = measure_directions([(loop, DirectionConditions())], probes=200)
     others = []
+    ends = (place(arguments.device), place(arguments.cloud))
+    if arguments.crafted:
+        others += judge_crossing(link, *ends)
     if arguments.cross_check:
-        others = cross_check(link, place(arguments.device), place(arguments.cloud))
+        others += cross_check(link, *ends)
     certificate = certify(
         link,
         _directions(arguments, link),
@@ -80,6 +84,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add_link(command)
     _add_ends(command)
     command.add_argument("--backend", default="unnamed", help="what to write into the certificate")
+    command.add_argument(
+        "--crafted", action="store_true", help="send packets of every kind: none may be changed"
+    )
     command.add_argument(
         "--cross-check", action="store_true", help="measure with iperf3 and irtt as well"
     )

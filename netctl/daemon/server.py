@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -30,6 +31,9 @@ from protos.grpc_status import grpc_status
 
 _PATIENCE_S = 30.0
 """For a process that ends anyway."""
+_ROUND_S = 1.0
+"""Between two looks for what was left behind by killed holders and killed guardians."""
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -233,13 +237,29 @@ async def _obey(held: HoldProcess, request: board_pb2.HoldRequest) -> board_pb2.
 
 
 async def serve(settings: DaemonSettings) -> None:
-    """Serve until SIGTERM or SIGINT; what is held then is restored."""
-    restore()
+    """Serve until SIGTERM or SIGINT; what is held then is restored.
+
+    Meanwhile this is the last guardian of every lease on the board, whoever made it.
+    """
     (name,) = (board_pb2.DESCRIPTOR.services_by_name["BoardService"].full_name,)
     server = GrpcServer(settings.listen, settings.security, [name])
     board_pb2_grpc.add_BoardServiceServicer_to_server(BoardService(settings), server.server)
     await server.start()
+    watching = asyncio.create_task(_restore_what_is_left())
     try:
         await until_signalled()
     finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         await server.stop()
+
+
+async def _restore_what_is_left() -> None:
+    while True:
+        try:
+            for interface in await asyncio.to_thread(restore):
+                _log.warning("%s was left behind, and is restored", interface)
+        except (AirloomError, OSError):
+            # The next round may have more luck; what is held must go on.
+            _log.exception("what was left behind could not be restored")
+        await asyncio.sleep(_ROUND_S)

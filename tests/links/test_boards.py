@@ -97,7 +97,7 @@ def test_boards_change_at_one_moment_and_say_how_late_they_were() -> None:
     in_a_sandbox(check)
 
 
-@pytest.mark.parametrize("victim", ["controller", "daemon", "holder", "all three"])
+@pytest.mark.parametrize("victim", ["controller", "daemon", "holder", "all three", "guardians too"])
 def test_boards_are_restored_whoever_is_killed(victim: str) -> None:
     def check() -> None:
         before = qdisc()
@@ -108,12 +108,16 @@ def test_boards_are_restored_whoever_is_killed(victim: str) -> None:
             (holder,) = [
                 one for one in psutil.Process(daemon.pid).children() if "hold" in one.cmdline()
             ]
-            victims = {"controller": controller, "daemon": daemon, "holder": holder}
-            for name, process in victims.items():
-                if victim in (name, "all three"):
+            if victim == "guardians too":
+                # The daemon is the last guardian.
+                for process in (*holder.children(), holder):
                     process.kill()
+            victims = {"controller": controller, "daemon": daemon, "holder": holder}
+            for name, one in victims.items():
+                if victim in (name, "all three"):
+                    one.kill()
             wait_until(lambda: qdisc() == before)
-            if victim in ("daemon", "holder"):
+            if victim in ("daemon", "holder", "guardians too"):
                 assert controller.wait(timeout=PATIENCE_S) == 1
 
     in_a_sandbox(check)

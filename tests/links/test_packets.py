@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-from scapy.config import conf
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.packet import Packet, Raw
-from scapy.sendrecv import AsyncSniffer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, DEVICE, on_link
@@ -20,64 +13,43 @@ from bench import CLOUD, DEVICE, on_link
 from netctl.backends import BACKENDS
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.linux import network_namespace
-from testbed.runner.plan import BoardPlan
+from netctl.measure.crafted import Crossing, cross, judge_crossing, packets
 
 CAPABILITIES = probe()
 WORKING = [backend.name for backend in BACKENDS.values() if backend.missing(CAPABILITIES) is None]
 PLAIN = DirectionConditions(delay_ms=5)
 
 
-def packets(count: int) -> list[Packet]:
-    """Packets of every size up to the MTU: odd protocols, ECN and DSCP marks, fragments, options."""
-    rng = random.Random(8)
-    made = []
-    for number in range(count):
-        payload = Raw(rng.randbytes(rng.randint(0, 1400)))
-        inner = rng.choice((UDP(sport=1000 + number, dport=9), TCP(dport=9), ICMP(type=0)))
-        ip = IP(
-            src=DEVICE,
-            dst=CLOUD,
-            id=number + 1,
-            tos=rng.randrange(256),
-            ttl=rng.randint(1, 255),
-            proto=rng.choice((None, 253)),
-            flags=rng.choice(("", "DF", "MF")),
-        )
-        made.append(IP(bytes(ip / inner / payload)))
-    return made
+@pytest.mark.parametrize("backend", WORKING)
+def test_packets_cross_unchanged_and_in_order(backend: str, tmp_path: Path) -> None:
+    sent = packets(DEVICE, CLOUD, 60)
+    device, cloud = ("board", DEVICE), ("cloud", CLOUD)
+
+    def use(_: object) -> list[str]:
+        return [packet.hex() for packet in cross(device, cloud, sent, 5.0).arrived]
+
+    arrived = on_link(backend, LinkConditions(PLAIN, PLAIN), tmp_path / "result.json", use)
+    assert arrived == [packet.hex() for packet in sent]
+
+
+def test_a_packet_that_was_changed_is_noticed() -> None:
+    sent = packets(DEVICE, CLOUD, 3)
+    flipped = bytes([*sent[1][:-1], sent[1][-1] ^ 1])
+    assert Crossing(sent, (sent[0], flipped, sent[2])).changed == 1
+    assert Crossing(sent, sent[::2]).changed == 0
 
 
 @pytest.mark.parametrize("backend", WORKING)
-def test_packets_cross_unchanged_and_in_order(backend: str, tmp_path: Path) -> None:
-    sent = packets(60)
+def test_crafted_packets_are_in_the_certificate(backend: str, tmp_path: Path) -> None:
+    lossy = DirectionConditions(2_000_000, 5, loss=0.1, queue_ms=2000)
+    flipping = DirectionConditions(delay_ms=5, corrupt=0.1)
 
-    def use(board: BoardPlan) -> list[str]:
-        started, seen = threading.Event(), threading.Event()
-        arrived: list[str] = []
+    def use(_: object) -> list[tuple[str, bool, str]]:
+        link = LinkConditions(lossy, flipping)
+        found = judge_crossing(link, ("board", DEVICE), ("cloud", CLOUD), 100)
+        return [(one.way, one.passed, one.remark) for one in found]
 
-        def note(packet: Packet) -> None:
-            if IP in packet and packet[IP].src == DEVICE:
-                # Ethernet pads short frames; the packet ends where its own length says.
-                arrived.append(bytes(packet[IP])[: packet[IP].len].hex())
-            if len(arrived) == len(sent):
-                seen.set()
-
-        with network_namespace("cloud"):
-            conf.ifaces.reload()
-            listening = conf.L2listen(iface=board.link.cloud_interface)
-        with network_namespace("board"):
-            sending = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        sniffer = AsyncSniffer(
-            opened_socket=listening, prn=note, store=False, started_callback=started.set
-        )
-        sniffer.start()
-        assert started.wait(10)
-        for packet in sent:
-            sending.sendto(bytes(packet), (CLOUD, 0))
-        seen.wait(5)
-        sniffer.stop()
-        return arrived
-
-    arrived = on_link(backend, LinkConditions(PLAIN, PLAIN), tmp_path / "result.json", use)
-    assert arrived == [bytes(packet).hex() for packet in sent]
+    found = on_link(backend, LinkConditions(lossy, flipping), tmp_path / "result.json", use)
+    ((way, passed, remark),) = found
+    assert (way, passed) == ("uplink", True)
+    assert 50 < int(remark.split()[1]) < 100
