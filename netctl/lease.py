@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import signal
@@ -16,12 +17,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
 from netctl.incoming import ifb_name, undo
-from netctl.json_data import from_json, to_json
+from netctl.json_data import to_json
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
 from netctl.wifi import RadioLimits, WiFi
@@ -82,7 +83,15 @@ def leases() -> list[Lease]:
 def _read(path: Path) -> Lease | None:
     # A guardian may have removed it in the meantime.
     with contextlib.suppress(FileNotFoundError):
-        return from_json(Lease, path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("radio", "radio_before"):
+            if fields[name] is not None:
+                limits: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in fields[name].items()
+                }
+                fields[name] = RadioLimits(**limits)
+        return Lease(**fields)
     return None
 
 

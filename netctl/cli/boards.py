@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import os
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from netctl.cli.arguments import reading
 from netctl.cli.shaping import add_conditions, asked_of, timeline_of
-from protos.yaml_file import load_yaml
 
-# gRPC is loaded when used: whoever only shapes links starts faster without.
+# gRPC, asyncio and what reads YAML are loaded when used: whoever only shapes an interface starts faster.
 if TYPE_CHECKING:
     from netctl.daemon.together import CommonChange, Place
 
@@ -33,14 +31,18 @@ def _serve(arguments: argparse.Namespace) -> None:
     from netctl.daemon.server import serve
     from netctl.daemon.settings import DaemonSettings
     from protos.grpc_server import run_until_done
+    from protos.yaml_file import load_yaml
 
     settings = load_yaml(arguments.config, DaemonSettings)
     run_until_done(lambda: serve(settings))
 
 
 def _boards(arguments: argparse.Namespace) -> None:
+    import asyncio
+
     from netctl.daemon.together import shape_together
     from protos.security import TransportSecurity
+    from protos.yaml_file import load_yaml
 
     if arguments.plaintext:
         security = TransportSecurity(plaintext=True)

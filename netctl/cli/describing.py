@@ -12,7 +12,6 @@ from netctl.capabilities import probe
 from netctl.cli.arguments import add_link, link_of, show
 from netctl.conditions import DirectionConditions
 from netctl.lint import Finding, lint
-from netctl.profiles import profiles
 from netctl.traces.files import read_trace, write_opportunities
 from netctl.traces.plot import sparkline, svg
 from netctl.traces.trace import OpportunityTrace
@@ -27,6 +26,8 @@ def _summary(c: DirectionConditions) -> str:
 
 
 def _profiles(arguments: argparse.Namespace) -> None:
+    from netctl.profiles import profiles
+
     rows, lines = [], []
     for one in profiles().values():
         rows.append(asdict(one))

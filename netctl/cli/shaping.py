@@ -29,9 +29,7 @@ from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import leases, restore
 from netctl.linux import die_with_parent
-from netctl.profiles import profile
 from netctl.replay import at_step, replay_conditions, replay_opportunities
-from netctl.settings import SharedLinkSettings
 from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
@@ -39,13 +37,14 @@ from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.userspace.forwarder import Forwarder, stop_on_signals
 from netctl.userspace.ports import open_port
 from protos.errors import ConfigurationError
-from protos.yaml_file import load_yaml
 
 
 def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
     """A direction by a profile, changed by what was given besides it."""
     base = DirectionConditions()
     if arguments.profile is not None:
+        from netctl.profiles import profile
+
         conditions = profile(arguments.profile).conditions
         base = conditions.uplink if arguments.way == "uplink" else conditions.downlink
     given = {
@@ -69,6 +68,8 @@ def timeline_of(
     """What a profile is from each time on, in its present way."""
     if arguments.profile is None:
         return [], None
+    from netctl.profiles import profile
+
     found = profile(arguments.profile)
     return (
         [(at, getattr(link, arguments.way)) for at, link in found.timeline],
@@ -85,6 +86,9 @@ def _shared(arguments: argparse.Namespace) -> SharedLink | None:
             raise ConfigurationError(
                 f"--classes says all of it: --{name} belongs into {arguments.classes}"
             )
+    from netctl.settings import SharedLinkSettings
+    from protos.yaml_file import load_yaml
+
     return load_yaml(arguments.classes, SharedLinkSettings).link()
 
 
