@@ -95,6 +95,8 @@ class DeviceAgent:
                 provenance=own.answer.provenance,
             )
         )
+        # The cloud does not know what this device's link is: it is what it was when it asked.
+        result.answer.provenance.link_epoch = own.answer.provenance.link_epoch
         # The device's own attempt is part of what the asker waited for.
         result.timing.queue_ms += own.timing.queue_ms
         result.timing.prefill_ms += own.timing.prefill_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -51,9 +52,28 @@ def _tree(command: Command, interface: str, namespace: str | None) -> str:
         return ""
 
 
+def _order(command: Command, _interface: str, _namespace: str | None) -> str:
+    """Tell a running link process what holds from now on."""
+    _, _, path, conditions = command
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(_TIMEOUT_S)
+        # An address that the kernel picks, so that the answer finds its way.
+        asking.bind("")
+        try:
+            asking.connect(path)
+            asking.send(conditions.encode())
+            answer = json.loads(asking.recv(1 << 16))
+        except OSError as error:
+            raise LinkError(f"the link at {path} takes no orders: {error}") from error
+    if answer["error"]:
+        raise LinkError(f"the link at {path} refuses: {answer['error']}")
+    return ""
+
+
 _OURS: dict[Command, Callable[[Command, str, str | None], str]] = {
     ("netctl", "offloads"): _offloads,
     ("netctl", "tree"): _tree,
+    ("netctl", "order"): _order,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -160,6 +161,43 @@ class DirectionSettings(Settings):
         return None
 
 
+class MomentSettings(Settings):
+    """What is different, on both ways, from a time on; what is not named is as it was at first."""
+
+    at: Duration
+    rate: Rate | None = None
+    delay: Duration | None = None
+    loss: Fraction | None = None
+    up: bool | None = None
+
+    def on(self, conditions: DirectionConditions) -> DirectionConditions:
+        """A direction at this moment; ValueError where no link can be so."""
+        changed = conditions
+        if self.rate is not None:
+            changed = replace(changed, rate_bps=self.rate)
+        if self.delay is not None:
+            changed = replace(changed, delay_ms=self.delay)
+        if self.loss is not None:
+            changed = replace(changed, loss=self.loss, loss_model=None)
+        if self.up is not None:
+            changed = replace(changed, up=self.up)
+        return changed
+
+    def of(self, link: LinkConditions) -> LinkConditions:
+        """Both directions at this moment."""
+        return LinkConditions(self.on(link.uplink), self.on(link.downlink))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCourse:
+    """A link's first conditions, and what holds from so many milliseconds on."""
+
+    first: LinkConditions
+    timeline: tuple[tuple[float, LinkConditions], ...] = ()
+    period_ms: float | None = None
+    """After which the timeline begins again."""
+
+
 class LinkSettings(Settings):
     """Both directions of a device's link; up is from the device to the cloud."""
 
@@ -169,40 +207,45 @@ class LinkSettings(Settings):
     )
     uplink: DirectionSettings | None = None
     downlink: DirectionSettings | None = None
+    timeline: list[MomentSettings] = Field(
+        default_factory=list, description="what changes later: `{at: 5 s, up: false}`"
+    )
+    period: Duration | None = Field(None, description="the timeline begins again after so long")
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> LinkSettings:
         if self.profile is not None:
-            if self.uplink is not None or self.downlink is not None:
-                raise ValueError("a profile stands in place of uplink and downlink")
-            self._check_profile(self.profile)
+            if self.uplink or self.downlink or self.timeline or self.period:
+                raise ValueError("a profile stands in place of uplink, downlink and timeline")
         elif self.uplink is None or self.downlink is None:
             raise ValueError("a link needs uplink and downlink, or a profile")
+        times_ms = [moment.at for moment in self.timeline]
+        if times_ms != sorted(set(times_ms)):
+            raise ValueError("a timeline's moments come one after another")
+        if self.period is not None and (not times_ms or self.period <= times_ms[-1]):
+            raise ValueError("a period is longer than its timeline")
+        self.course()
         return self
 
-    @staticmethod
-    def _check_profile(name: str) -> None:
-        from netctl.profiles import profile
-
-        try:
-            found = profile(name)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
-        if found.timeline:
-            raise ValueError(
-                f"the profile {name} changes over time, which only `netctl shape --profile {name}` "
-                "does yet"
-            )
-
-    def conditions(self) -> LinkConditions:
-        """Both directions in SI units."""
+    def course(self) -> LinkCourse:
+        """Conditions in SI units, and how they change; ValueError for what no link can be."""
         if self.profile is not None:
             from netctl.profiles import profile
 
-            return profile(self.profile).conditions
+            try:
+                found = profile(self.profile)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
+            return LinkCourse(found.conditions, found.timeline, found.period_ms)
         assert self.uplink is not None
         assert self.downlink is not None
-        return LinkConditions(self.uplink.conditions(), self.downlink.conditions())
+        first = LinkConditions(self.uplink.conditions(), self.downlink.conditions())
+        timeline = tuple((moment.at, moment.of(first)) for moment in self.timeline)
+        return LinkCourse(first, timeline, self.period)
+
+    def conditions(self) -> LinkConditions:
+        """Both directions in SI units, as they are at first."""
+        return self.course().first
 
 
 class MatchSettings(Settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import signal
 import sys
@@ -21,6 +20,7 @@ from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import Held, held, restore
 from netctl.linux import minimise_timer_slack
+from netctl.timeline import moments
 from protos.errors import LinkError, UnsupportedConditionError
 
 _LAST_STRETCH_S = 0.02
@@ -75,7 +75,7 @@ def shape(
         print(f"{interface} is shaped: {tree.describe(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
         ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
-        changes = timeline_changes(timeline, period_ms)
+        changes = moments(timeline, period_ms)
         change_ms, next_conditions = next(changes)
         while True:
             change_s = begin_s + change_ms / 1e3
@@ -159,19 +159,6 @@ def _wait_until(at_s: float, lease: Held, lease_s: float, signals: set[signal.Si
     minimise_timer_slack()
     time.sleep(max(0.0, at_s - time.time()))
     return True
-
-
-def timeline_changes(
-    timeline: Sequence[tuple[float, DirectionConditions]], period_ms: float | None
-) -> Iterator[tuple[float, DirectionConditions | None]]:
-    """When what comes next; None for ever where nothing does."""
-    for lap in itertools.count():
-        for at_ms, conditions in timeline:
-            yield at_ms + lap * (period_ms or 0.0), conditions
-        if not timeline or period_ms is None:
-            break
-    while True:
-        yield math.inf, None
 
 
 def netem_here() -> bool:

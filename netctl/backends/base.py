@@ -27,6 +27,8 @@ class LinkSpec:
     conditions: LinkConditions
     seed: int
     device_interface: str = "air0"
+    varying: bool = False
+    """Whether its conditions will be changed while it lasts."""
 
     @property
     def cloud_interface(self) -> str:
@@ -59,6 +61,9 @@ class LinkBackend(Protocol):
 
     def plan(self, spec: LinkSpec) -> LinkPlan:
         """Plan a link; raises UnsupportedConditionError for what cannot be represented."""
+
+    def changes(self, spec: LinkSpec, conditions: LinkConditions) -> tuple[Command, ...]:
+        """The operations that give a varying link other conditions, packets in it being kept."""
 
     def differences(self, spec: LinkSpec, shown: Sequence[Any]) -> list[str]:
         """Say how what the plan's `read_back` commands showed differs from what was asked for."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
 from netctl.capabilities import Capabilities
+from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.json_data import from_python, to_json
-from netctl.kernel.tree import Tree, differences, tree
+from netctl.kernel.tree import Tree, differences, metered, tree
 
 
 class NetemBackend:
@@ -31,7 +32,7 @@ class NetemBackend:
             (device, cloud, spec.conditions.uplink),
             (cloud, device, spec.conditions.downlink),
         ):
-            place, planned = f"{AIR_NAMESPACE}/{target}", to_json(tree(conditions))
+            place, planned = f"{AIR_NAMESPACE}/{target}", to_json(_tree(spec, conditions))
             commands += [
                 ("netctl", "tree", "install", place, planned),
                 (*tc, "qdisc", "add", "dev", source, "ingress"),
@@ -45,12 +46,26 @@ class NetemBackend:
         )
         return LinkPlan(tuple(commands), read_back=read_back)
 
+    def changes(self, spec: LinkSpec, conditions: LinkConditions) -> tuple[Command, ...]:
+        return tuple(
+            ("netctl", "tree", "change", f"{AIR_NAMESPACE}/{target}", to_json(_tree(spec, one)))
+            for target, one in (
+                (f"{spec.name}-c", conditions.uplink),
+                (f"{spec.name}-d", conditions.downlink),
+            )
+        )
+
     def differences(self, spec: LinkSpec, shown: Sequence[Any]) -> list[str]:
         both = (("uplink", spec.conditions.uplink), ("downlink", spec.conditions.downlink))
         return [
             f"{way}: {difference}"
             for (way, conditions), one in zip(both, shown, strict=True)
             for difference in differences(
-                tree(conditions), None if one is None else from_python(Tree, one)
+                _tree(spec, conditions), None if one is None else from_python(Tree, one)
             )
         ]
+
+
+def _tree(spec: LinkSpec, conditions: DirectionConditions) -> Tree:
+    """Of the same parts for all conditions that a varying link may get."""
+    return tree(metered(conditions), varying=True) if spec.varying else tree(conditions)

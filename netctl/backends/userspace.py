@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
 from netctl.capabilities import Capabilities
+from netctl.conditions import LinkConditions
 from netctl.json_data import to_json
 from protos.errors import UnsupportedConditionError
 
@@ -44,6 +45,7 @@ class UserspaceBackend:
             "--uplink", to_json(spec.conditions.uplink),
             "--downlink", to_json(spec.conditions.downlink),
             "--seed", str(spec.seed),
+            *(("--control", _control(spec)) if spec.varying else ()),
         )  # fmt: skip
         if self._port == "packet":
             return LinkPlan(veth_commands(spec), process)
@@ -58,7 +60,15 @@ class UserspaceBackend:
             ]
         return LinkPlan((), process, tuple(addressing))
 
+    def changes(self, spec: LinkSpec, conditions: LinkConditions) -> tuple[Command, ...]:
+        return (("netctl", "order", _control(spec), to_json(conditions)),)
+
     def differences(self, spec: LinkSpec, shown: Sequence[Any]) -> list[str]:
         del spec, shown
         # The process computes with the very numbers it was given.
         return []
+
+
+def _control(spec: LinkSpec) -> str:
+    """Where the process takes orders: in the /run of the sandbox that the link is in."""
+    return f"/run/netctl-{spec.name}.sock"

@@ -217,6 +217,10 @@ def _offloads(arguments: argparse.Namespace) -> None:
     execute.run(("netctl", "offloads", "off", arguments.interface))
 
 
+def _order(arguments: argparse.Namespace) -> None:
+    execute.run(("netctl", "order", str(arguments.control), arguments.conditions))
+
+
 def _tree(arguments: argparse.Namespace) -> None:
     planned = () if arguments.tree is None else (arguments.tree,)
     shown = execute.run(("netctl", "tree", arguments.action, arguments.interface, *planned))
@@ -326,6 +330,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--control", type=Path, help="a socket to take orders at")
     command.set_defaults(run=_link)
+
+    command = commands.add_parser("order", help="change a link process's conditions (plans)")
+    command.add_argument("control", type=Path, help="the socket it was given")
+    command.add_argument("conditions", metavar="JSON", help="of uplink, downlink or both")
+    command.set_defaults(run=_order)
 
     command = commands.add_parser("offloads", help="switch an interface's offloads off")
     command.add_argument("state", choices=["off"])

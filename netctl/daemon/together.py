@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from netctl.conditions import DirectionConditions
 from netctl.daemon.client import Board, Change, ClockOffset, HeldInterface
-from netctl.shape import timeline_changes
+from netctl.timeline import moments
 from protos.errors import LinkError
 from protos.security import TransportSecurity
 
@@ -116,7 +116,7 @@ async def shape_together(
         async def follow() -> None:
             begin_s = time.time() + LEAD_S
             await change(conditions, begin_s)
-            for at_ms, wanted in timeline_changes(timeline, period_ms):
+            for at_ms, wanted in moments(timeline, period_ms):
                 at_s = begin_s + at_ms / 1e3
                 if wanted is None or at_s >= begin_s + duration_s:
                     break

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import yaml
 from pydantic import Field, TypeAdapter
 
-from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.settings import Basis, DirectionSettings, Duration, Fraction, Rate
+from netctl.conditions import LinkConditions
+from netctl.settings import Basis, DirectionSettings, Duration, MomentSettings
 from protos.errors import ConfigurationError
 from protos.yaml_file import Settings
-
-
-class _Moment(Settings):
-    """What is different, on both ways, from a time on; what is not named is the profile's."""
-
-    at: Duration
-    rate: Rate | None = None
-    delay: Duration | None = None
-    loss: Fraction | None = None
-    up: bool | None = None
-
-    def on(self, conditions: DirectionConditions) -> DirectionConditions:
-        """A direction at this moment."""
-        changed = conditions
-        if self.rate is not None:
-            changed = replace(changed, rate_bps=self.rate)
-        if self.delay is not None:
-            changed = replace(changed, delay_ms=self.delay)
-        if self.loss is not None:
-            changed = replace(changed, loss=self.loss, loss_model=None)
-        if self.up is not None:
-            changed = replace(changed, up=self.up)
-        return changed
 
 
 class _Entry(Settings):
@@ -43,7 +20,7 @@ class _Entry(Settings):
     source: str
     uplink: DirectionSettings
     downlink: DirectionSettings
-    timeline: list[_Moment] = Field(default_factory=list)
+    timeline: list[MomentSettings] = Field(default_factory=list)
     period: Duration | None = None
 
 
@@ -73,7 +50,7 @@ def profiles() -> dict[str, Profile]:
             entry.basis,
             entry.source,
             LinkConditions(up, down),
-            tuple((m.at, LinkConditions(m.on(up), m.on(down))) for m in entry.timeline),
+            tuple((m.at, m.of(LinkConditions(up, down))) for m in entry.timeline),
             entry.period,
         )
     return found

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from netctl.measure.statistics import wilson
+from netctl.units import format_rate
 
 Event = dict[str, Any]
 
@@ -103,6 +104,27 @@ def against_cards(answers: list[Event], cards: dict[str, dict[str, Any]]) -> lis
     return sorted(rows, key=lambda row: (row["place"] == "cloud", row["place"], row["domain"]))
 
 
+def by_condition(events: list[Event]) -> list[Row]:
+    """For each device whose link changed: its answers by what the link then was."""
+    links = {(e["device"], e["epoch"]): e for e in events if e["event"] == "link"}
+    changing = {device for device, epoch in links if epoch > 1}
+    answers = [e for e in events if e["event"] == "answer" and e["device"] in changing]
+
+    def condition(answer: Event) -> str:
+        ways = links[answer["device"], answer["link_epoch"]]["conditions"]
+        up, down = (_written(ways[way]) for way in ("uplink", "downlink"))
+        return f"{answer['device']}: up {up}; down {down}"
+
+    return rows_by(answers, condition)
+
+
+def _written(conditions: dict[str, Any]) -> str:
+    if not conditions["up"]:
+        return "nothing comes through"
+    rate, delay_ms = format_rate(conditions["rate_bps"]), conditions["delay_ms"]
+    return f"{rate}, {delay_ms:g} ms, loss {conditions['loss']:.2%}"
+
+
 def summary(events: list[Event], cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All figures of a run, ready for JSON."""
     measured = {e["device"]: e for e in events if e["event"] == "measured"}
@@ -111,6 +133,7 @@ def summary(events: list[Event], cards: dict[str, dict[str, Any]]) -> dict[str, 
         "by_device": [
             asdict(row) for row in rows_by(events, lambda e: f"{e['device']} ({e['link']})")
         ],
+        "by_condition": [asdict(row) for row in by_condition(events)],
         "by_place": [asdict(row) for row in rows_by(answers, lambda e: e["place"])],
         "by_domain": [asdict(row) for row in rows_by(events, lambda e: e["domain"])],
         "device_alone": [asdict(row) for row in device_alone(answers)],

@@ -6,13 +6,18 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from netctl import execute
 from netctl.backends import BACKENDS
 from netctl.backends.base import Command
+from netctl.conditions import LinkConditions
+from netctl.timeline import moments
 from protos.errors import LinkError
+from testbed.records import EventLog
 from testbed.runner.plan import BoardPlan, RunPlan
 
 
@@ -48,6 +53,41 @@ class Links:
             if output.strip():
                 counters[name] = json.loads(output)
         return counters
+
+
+async def follow_course(board: BoardPlan, epoch_file: Path, log: EventLog) -> None:
+    """Change a board's link as its timeline says, from now on until cancelled.
+
+    Each change is an epoch: the board writes the present one's number into its answers.
+    """
+    begin_s = time.monotonic()
+    changes = [(at_ms, (conditions, commands)) for at_ms, conditions, commands in board.changes]
+    for epoch, (at_ms, change) in enumerate(moments(changes, board.period_ms), 2):
+        if change is None:
+            return
+        conditions, commands = change
+        await asyncio.sleep(max(0.0, begin_s + at_ms / 1e3 - time.monotonic()))
+        await asyncio.to_thread(execute.run_all, commands)
+        late_ms = (time.monotonic() - begin_s) * 1e3 - at_ms
+        write_epoch(epoch_file, epoch)
+        log_conditions(board, epoch, conditions, log, at_ms=at_ms, late_ms=late_ms)
+
+
+def write_epoch(file: Path, epoch: int) -> None:
+    """Tell a board the number of its link's present conditions."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(str(epoch), encoding="ascii")
+    partial.replace(file)
+
+
+def log_conditions(
+    board: BoardPlan, epoch: int, conditions: LinkConditions, log: EventLog, **more: Any
+) -> None:
+    """Write down what a board's link is from now on."""
+    ways = {"uplink": asdict(conditions.uplink), "downlink": asdict(conditions.downlink)}
+    log.write(
+        "link", device=board.name, epoch=epoch, kind=board.entry.link.kind, conditions=ways, **more
+    )
 
 
 def read_back(board: BoardPlan, backend: str) -> list[Any]:

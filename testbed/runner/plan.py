@@ -18,6 +18,10 @@ TYPICAL_ASK_BYTES = 500
 TYPICAL_ANSWER_BYTES = 1200
 
 
+Change = tuple[float, LinkConditions, tuple[Command, ...]]
+"""When (in ms), what holds from then on, and the operations."""
+
+
 @dataclass(frozen=True)
 class BoardPlan:
     """One virtual board: its namespace and link."""
@@ -26,6 +30,9 @@ class BoardPlan:
     link: LinkSpec
     operations: LinkPlan
     questions: tuple[Question, ...]
+    changes: tuple[Change, ...] = ()
+    """In the order of their times, which count from the first question."""
+    period_ms: float | None = None
 
     @property
     def name(self) -> str:
@@ -64,16 +71,22 @@ def plan_run(scenario: Scenario, backend: LinkBackend) -> RunPlan:
     shares = deal(asked, len(scenario.devices))
     boards = []
     for index, device in enumerate(scenario.devices):
+        course = device.link.course()
         spec = LinkSpec(
             name=device.name,
             device_namespace=device.name,
             cloud_namespace=CLOUD,
             device_address=f"10.77.{index + 1}.2/30",
             cloud_address=f"10.77.{index + 1}.1/30",
-            conditions=device.link.conditions(),
+            conditions=course.first,
             seed=scenario.seed * 1000 + index,
+            varying=bool(course.timeline),
         )
-        boards.append(BoardPlan(device, spec, backend.plan(spec), tuple(shares[index])))
+        changes = tuple((at, one, backend.changes(spec, one)) for at, one in course.timeline)
+        questions = tuple(shares[index])
+        boards.append(
+            BoardPlan(device, spec, backend.plan(spec), questions, changes, course.period_ms)
+        )
     return RunPlan(scenario, backend.name, namespaces, tuple(boards))
 
 
@@ -140,4 +153,9 @@ def describe(plan: RunPlan) -> list[str]:
         f"nsenter --net=/run/netns/{b.name} device-agent run RUN/{b.name}.yaml" for b in plan.boards
     ]
     lines += [f"ask {b.name} {len(b.questions)} held-out questions" for b in plan.boards]
+    for board in plan.boards:
+        again = "" if board.period_ms is None else f", again after each {board.period_ms / 1e3:g} s"
+        for at_ms, _, commands in board.changes:
+            lines.append(f"at {at_ms / 1e3:g} s of asking{again}:")
+            lines += [f"  {' '.join(command)}" for command in commands]
     return lines

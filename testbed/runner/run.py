@@ -111,18 +111,14 @@ async def _watch(agents: list[AgentProcess], links: Links) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _ask_while_watched(
-    questions: list[Any], agents: list[AgentProcess], links: Links
-) -> None:
-    async with _in_background(_watch(agents, links), *questions) as (watching, *asking):
-        pending: set[asyncio.Task[None]] = set(asking)
-        while pending:
-            done, rest = await asyncio.wait(
-                {watching, *pending}, return_when=asyncio.FIRST_COMPLETED
-            )
+async def _ask_meanwhile(questions: list[Any], meanwhile: list[Any]) -> None:
+    """Until all is asked; whatever fails, asked or meanwhile, fails the run."""
+    async with _in_background(*questions) as asking, _in_background(*meanwhile) as others:
+        pending = {*asking, *others}
+        while not pending.isdisjoint(asking):
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            pending = rest - {watching}
 
 
 async def run_plan(plan: RunPlan, folder: Path, progress: Progress) -> None:
@@ -159,19 +155,9 @@ async def _run(
         progress.stage(f"building {len(plan.boards)} links ({plan.backend})")
         await asyncio.to_thread(links.build, plan)
         for board in plan.boards:
-            (scratch / f"{board.name}.epoch").write_text("1", encoding="ascii")
-            conditions = {
-                "uplink": asdict(board.link.conditions.uplink),
-                "downlink": asdict(board.link.conditions.downlink),
-            }
-            log.write(
-                "link",
-                device=board.name,
-                epoch=1,
-                kind=board.entry.link.kind,
-                conditions=conditions,
-                kernel=link_operations.read_back(board, plan.backend),
-            )
+            link_operations.write_epoch(scratch / f"{board.name}.epoch", 1)
+            kernel = link_operations.read_back(board, plan.backend)
+            link_operations.log_conditions(board, 1, board.link.conditions, log, kernel=kernel)
         progress.stage("measuring the links")
         await _measure_links(plan, log, progress)
 
@@ -202,7 +188,11 @@ async def _run(
                 )
                 for board in plan.boards
             ]
-            await _ask_while_watched(questions, agents, links)
+            courses = [
+                link_operations.follow_course(board, scratch / f"{board.name}.epoch", log)
+                for board in plan.boards
+            ]
+            await _ask_meanwhile(questions, [_watch(agents, links), *courses])
         for board in plan.boards:
             after = link_operations.air_bytes(board)
             used = {way: after[way] - before[board.name][way] for way in after}

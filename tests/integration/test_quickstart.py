@@ -111,6 +111,31 @@ def test_a_scenario_runs_and_reports(tmp_path: Path) -> None:
     assert processes_naming(str(run)) == []
 
 
+def test_links_change_while_questions_are_asked(tmp_path: Path) -> None:
+    path = scenario(tmp_path)
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # At once, and again and again: however fast the boards are, some change comes while they answer.
+    moments = [{"at": "0 ms", "delay": "30 ms"}, {"at": "300 ms", "delay": "5 ms", "up": True}]
+    data["devices"][0]["link"] |= {"timeline": moments, "period": "600 ms"}
+    data["devices"][1]["link"] = {"profile": "train"}
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    shown = run_testbed("run", "--dry-run", path)
+    assert "at 0.3 s of asking, again after each 0.6 s:" in shown.stdout
+    run = tmp_path / "run"
+    done = run_testbed("run", path, "--out", run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = check_run(run, 6)
+    changes = [e for e in events if e["event"] == "link" and e["device"] == "math-wifi"]
+    assert [e["epoch"] for e in changes] == list(range(1, len(changes) + 1))
+    assert len(changes) >= 2
+    assert all(e["late_ms"] >= 0 for e in changes[1:])  # type: ignore[operator]
+    delays_ms = [e["conditions"]["uplink"]["delay_ms"] for e in changes]  # type: ignore[index]
+    assert delays_ms[:2] == [3, 30]
+    epochs = {e["link_epoch"] for e in events if e["event"] == "answer"}
+    assert epochs - {1}, "answers know under which conditions they were given"
+    assert "math-wifi: up 40 Mbit/s, 30 ms, loss 0.10%" in (run / "report.html").read_text()
+
+
 def as_nobody() -> list[str]:
     """A command prefix that gives up root; what lies in root's own home stays readable."""
     if os.geteuid() != 0:

@@ -21,8 +21,10 @@ from testbed.scenario import DeviceEntry
 DEVICE, CLOUD = "10.9.0.2", "10.9.0.1"
 
 
-def _board(backend: str, conditions: LinkConditions) -> BoardPlan:
-    spec = LinkSpec("board", "board", "cloud", f"{DEVICE}/30", f"{CLOUD}/30", conditions, seed=5)
+def _board(backend: str, conditions: LinkConditions, *, varying: bool) -> BoardPlan:
+    spec = LinkSpec(
+        "board", "board", "cloud", f"{DEVICE}/30", f"{CLOUD}/30", conditions, 5, varying=varying
+    )
     entry = DeviceEntry.model_validate(
         {"name": "board", "model": {"path": "none"}, "link": {"uplink": {}, "downlink": {}}}
     )
@@ -30,12 +32,17 @@ def _board(backend: str, conditions: LinkConditions) -> BoardPlan:
 
 
 def on_link(
-    backend: str, conditions: LinkConditions, result: Path, use: Callable[[BoardPlan], Any]
+    backend: str,
+    conditions: LinkConditions,
+    result: Path,
+    use: Callable[[BoardPlan], Any],
+    *,
+    varying: bool = False,
 ) -> Any:
     """Make the link, use it, and return what `use` returned (by way of a JSON file)."""
 
     def body() -> int:
-        board = _board(backend, conditions)
+        board = _board(backend, conditions, varying=varying)
         execute.run_all(namespace_commands((AIR_NAMESPACE, "board", "cloud")))
         process = execute.make_link(board.operations)
         with contextlib.ExitStack() as stack:

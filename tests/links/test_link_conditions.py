@@ -5,20 +5,27 @@ Run on the host and, by tests/netem, inside a user-mode kernel that has sch_nete
 
 from __future__ import annotations
 
+import socket
+import statistics
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import measured_link
+from bench import CLOUD, measured_link, on_link
 
+from netctl import execute
 from netctl.backends import BACKENDS
 from netctl.capabilities import probe
 from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.linux import network_namespace
 from netctl.measure.statistics import wilson
 from testbed.fidelity import DELAY_TOLERANCE_MS, RATE_TOLERANCE
+from testbed.runner.plan import BoardPlan
 
 CAPABILITIES = probe()
 WORKING = [backend.name for backend in BACKENDS.values() if backend.missing(CAPABILITIES) is None]
@@ -84,3 +91,65 @@ def test_measured_is_what_was_asked(backend: str, case: str, tmp_path: Path) -> 
         if not seen[-1]:
             break
     assert not seen[-1], seen
+
+
+@pytest.mark.parametrize("backend", WORKING)
+def test_a_link_changes_while_packets_are_under_way(backend: str, tmp_path: Path) -> None:
+    """Each change holds from then on, the rate too, and loses nothing of what was queued."""
+    first = LinkConditions(DirectionConditions(2_000_000, 40), DirectionConditions(None, 5))
+    cut = replace(first, uplink=replace(first.uplink, up=False))
+    later = LinkConditions(DirectionConditions(8_000_000, 10), DirectionConditions(None, 25))
+
+    def use(board: BoardPlan) -> dict[str, list[float]]:
+        def change(conditions: LinkConditions) -> None:
+            execute.run_all(BACKENDS[backend].changes(board.link, conditions))
+
+        with network_namespace("cloud"):
+            there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with network_namespace("board"):
+            here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        there.bind((CLOUD, 5000))
+        there.settimeout(3.0)
+
+        def arrivals_ms(count: int) -> list[float]:
+            """After sending so many packets at once."""
+            begin_s = time.monotonic()
+            for _ in range(count):
+                here.sendto(bytes(972), (CLOUD, 5000))
+            return received_ms(count, begin_s)
+
+        def received_ms(count: int, begin_s: float) -> list[float]:
+            found = []
+            for _ in range(count):
+                try:
+                    there.recv(2000)
+                except TimeoutError:
+                    break
+                found.append((time.monotonic() - begin_s) * 1e3)
+            return found
+
+        arrivals_ms(1)  # resolves addresses
+        found = {"first": arrivals_ms(21)}
+        begin_s = time.monotonic()
+        for _ in range(20):
+            here.sendto(bytes(972), (CLOUD, 5000))
+        change(later)
+        found["queued"] = received_ms(20, begin_s)
+        found["later"] = arrivals_ms(21)
+        change(cut)
+        found["cut"] = arrivals_ms(3)
+        change(first)
+        found["again"] = arrivals_ms(21)
+        return found
+
+    found = on_link(backend, first, tmp_path / "result.json", use, varying=True)
+    frame_ms = (972 + 28 + 14) * 8 / 1e3
+    for name, rate_mbps, delay_ms in (("first", 2, 40), ("later", 8, 10), ("again", 2, 40)):
+        times = found[name]
+        assert len(times) == 21, name
+        assert times[0] >= delay_ms
+        # A busy moment of this machine may make it later, nothing may make it faster.
+        assert times[-1] - times[0] >= 0.8 * 20 * frame_ms / rate_mbps, name
+    assert statistics.median(found["later"]) < statistics.median(found["first"])
+    assert len(found["queued"]) == 20
+    assert found["cut"] == []
