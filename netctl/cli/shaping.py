@@ -77,6 +77,15 @@ def timeline_of(
     )
 
 
+def _classes(file: Path | None) -> SharedLink | None:
+    if file is None:
+        return None
+    from netctl.settings import SharedLinkSettings
+    from protos.yaml_file import load_yaml
+
+    return load_yaml(file, SharedLinkSettings).link()
+
+
 def _shared(arguments: argparse.Namespace) -> SharedLink | None:
     """A direction in classes, where a file of them was given."""
     if arguments.classes is None:
@@ -86,10 +95,7 @@ def _shared(arguments: argparse.Namespace) -> SharedLink | None:
             raise ConfigurationError(
                 f"--classes says all of it: --{name} belongs into {arguments.classes}"
             )
-    from netctl.settings import SharedLinkSettings
-    from protos.yaml_file import load_yaml
-
-    return load_yaml(arguments.classes, SharedLinkSettings).link()
+    return _classes(arguments.classes)
 
 
 def _shape(arguments: argparse.Namespace) -> None:
@@ -202,6 +208,8 @@ def _link(arguments: argparse.Namespace) -> None:
         arguments.seed,
         uplink_trace=traces[0],
         downlink_trace=traces[1],
+        uplink_classes=_classes(arguments.uplink_classes),
+        downlink_classes=_classes(arguments.downlink_classes),
         control=arguments.control,
     )
     stop_on_signals(forwarder)
@@ -324,9 +332,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{way}", required=True, metavar="tun:NAMESPACE/INTERFACE")
     for way in ("uplink", "downlink"):
         command.add_argument(
-            f"--{way}", required=True, type=reading(json_conditions), metavar="JSON"
+            f"--{way}",
+            type=reading(json_conditions),
+            default=DirectionConditions(),
+            metavar="JSON",
         )
         command.add_argument(f"--{way}-trace", type=Path, help="Mahimahi's format, for the rate")
+        command.add_argument(f"--{way}-classes", type=Path, help="YAML as for `netctl shape`")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--control", type=Path, help="a socket to take orders at")
     command.set_defaults(run=_link)

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from netctl.classes import SharedLink
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.json_data import from_python
 from netctl.linux import minimise_timer_slack, prefer_in_real_time
 from netctl.traces.trace import OpportunityTrace
+from netctl.userspace.classify import classifier
 from netctl.userspace.ports import Port
-from netctl.userspace.service import Opportunities, Service
+from netctl.userspace.service import Opportunities
 from netctl.userspace.shaper import DirectionShaper
+from netctl.userspace.shared import SharedShaper
 from protos.errors import AirloomError
 
 _BURST = 64
@@ -49,25 +52,21 @@ class Forwarder:
         *,
         uplink_trace: OpportunityTrace | None = None,
         downlink_trace: OpportunityTrace | None = None,
+        uplink_classes: SharedLink | None = None,
+        downlink_classes: SharedLink | None = None,
         control: Path | None = None,
     ) -> None:
-        """Traces begin now, and take the place of a direction's rate.
+        """Traces begin now, and take the place of a direction's rate; classes that of its conditions.
 
         `control` is where a datagram socket takes orders: JSON with `uplink`, `downlink` or both as
         conditions; its answer has an `error`, which is null where they hold from now on.
         """
         self.begin_s = time.monotonic()
-        self.up: DirectionShaper[bytes] = DirectionShaper(
-            conditions.uplink,
-            2 * seed,
-            service=self._service(uplink_trace),
-            flip=flip_bit(device.header_bytes),
+        self.up = self._shaper(
+            device, conditions.uplink, uplink_classes, uplink_trace, seed=2 * seed
         )
-        self.down: DirectionShaper[bytes] = DirectionShaper(
-            conditions.downlink,
-            2 * seed + 1,
-            service=self._service(downlink_trace),
-            flip=flip_bit(cloud.header_bytes),
+        self.down = self._shaper(
+            cloud, conditions.downlink, downlink_classes, downlink_trace, seed=2 * seed + 1
         )
         self._ways = ((device, self.up, cloud), (cloud, self.down, device))
         self._stopping = False
@@ -78,8 +77,21 @@ class Forwarder:
             self._control = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._control.bind(str(control))
 
-    def _service(self, trace: OpportunityTrace | None) -> Service | None:
-        return None if trace is None else Opportunities(trace, self.begin_s)
+    def _shaper(
+        self,
+        source: Port,
+        conditions: DirectionConditions,
+        classes: SharedLink | None,
+        trace: OpportunityTrace | None,
+        *,
+        seed: int,
+    ) -> DirectionShaper[bytes] | SharedShaper[bytes]:
+        flip = flip_bit(source.header_bytes)
+        if classes is not None:
+            classify = classifier(classes, source.header_bytes)
+            return SharedShaper(classes, seed, classify=classify, flip=flip)
+        service = None if trace is None else Opportunities(trace, self.begin_s)
+        return DirectionShaper(conditions, seed, service=service, flip=flip)
 
     def stop(self) -> None:
         """End `run` soon; safe from a signal handler or another thread."""
@@ -141,7 +153,10 @@ class Forwarder:
             if unknown:
                 raise ValueError(f"there is no way {unknown[0]!r}; there are uplink and downlink")
             for way, conditions in wanted.items():
-                shapers[way].use(conditions)
+                shaper = shapers[way]
+                if isinstance(shaper, SharedShaper):
+                    raise ValueError(f"the {way} is in classes, which do not change")
+                shaper.use(conditions)
         except (AirloomError, ValueError, TypeError) as problem:
             error = str(problem)
         if sender:

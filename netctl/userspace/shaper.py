@@ -214,16 +214,20 @@ class DirectionShaper(Generic[Packet]):
 
     def take_due(self, now_s: float) -> list[Packet]:
         """Hand out the packets that are due, in order."""
-        due: list[Packet] = []
+        return [packet for _, _, packet in self.take_timed(now_s)]
+
+    def take_timed(self, now_s: float) -> list[tuple[float, int, Packet]]:
+        """The same, each with when it was due and its IP bytes."""
+        due: list[tuple[float, int, Packet]] = []
         held, counters = self._held, self.counters
         while self._overtaking and self._overtaking[0][0] <= now_s:
-            _, _, packet_bytes, packet = heapq.heappop(self._overtaking)
+            due_s, _, packet_bytes, packet = heapq.heappop(self._overtaking)
             counters.delivered += 1
             counters.delivered_bytes += packet_bytes
-            due.append(packet)
+            due.append((due_s, packet_bytes, packet))
         while held and held[0][0] <= now_s:
-            _, packet_bytes, packet = held.popleft()
+            one = held.popleft()
             counters.delivered += 1
-            counters.delivered_bytes += packet_bytes
-            due.append(packet)
+            counters.delivered_bytes += one[1]
+            due.append(one)
         return due

@@ -15,12 +15,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bench import CLOUD, DEVICE
 from shaping import (
     INTERFACE,
     PATIENCE_S,
@@ -30,6 +32,13 @@ from shaping import (
     tc,
     with_netem,
 )
+
+from netctl import execute
+from netctl.backends import BACKENDS
+from netctl.backends.base import LinkSpec, namespace_commands
+from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.linux import network_namespace
+from testbed.sandbox import run_in_sandbox
 
 PAYLOAD_BYTES = 958
 FRAME_BITS = (PAYLOAD_BYTES + 28 + 14) * 8
@@ -169,6 +178,61 @@ def test_netem_classes_are_compared_with_what_the_kernel_has() -> None:
         assert "a1f3" not in tc("tc", "qdisc", "show", "dev", INTERFACE)
 
     in_a_sandbox(check)
+
+
+def test_a_userspace_link_has_classes_too(tmp_path: Path) -> None:
+    file = tmp_path / "classes.yaml"
+    file.write_text(
+        "rate: 8 Mbit/s\n"
+        "classes:\n"
+        f"  far: {{match: [{{destination: {FAR}}}], delay: 60 ms}}\n"
+        f"  none: {{match: [{{destination: {NEAR}}}], up: false}}\n"
+        "others: {delay: 10 ms}\n"
+    )
+    spec = LinkSpec(
+        "board", "board", "cloud", f"{DEVICE}/30", f"{CLOUD}/30",
+        LinkConditions(DirectionConditions(), DirectionConditions()), 1,
+    )  # fmt: skip
+    plan = BACKENDS["userspace-tun"].plan(spec)
+    assert plan.process is not None
+
+    def body() -> int:
+        execute.run_all(namespace_commands(("board", "cloud")))
+        process = execute.make_link(
+            replace(plan, process=(*plan.process, "--uplink-classes", str(file)))
+        )
+        assert process is not None
+        for address in (NEAR, FAR):
+            tc("ip", "-n", "cloud", "address", "add", f"{address}/32", "dev", "board")
+            tc("ip", "-n", "board", "route", "add", address, "dev", "air0")
+        with network_namespace("cloud"):
+            there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with network_namespace("board"):
+            here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        there.bind(("0.0.0.0", 9))
+        there.settimeout(1.0)
+        took_ms: dict[str, float | None] = {}
+        for address in (CLOUD, FAR, NEAR):
+            begin_s = time.monotonic()
+            here.sendto(b"?", (address, 9))
+            try:
+                there.recv(10)
+                took_ms[address] = (time.monotonic() - begin_s) * 1e3
+            except TimeoutError:
+                took_ms[address] = None
+        process.terminate()
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        assert took_ms[NEAR] is None
+        # A busy moment of this machine makes it later, nothing makes it earlier.
+        assert took_ms[CLOUD] is not None
+        assert took_ms[FAR] is not None
+        assert took_ms[CLOUD] >= 10
+        assert took_ms[FAR] >= 60
+        assert took_ms[CLOUD] < took_ms[FAR]
+        assert json.loads(output)["uplink"]["delivered"] >= 2
+        return 0
+
+    assert run_in_sandbox(body) == 0
 
 
 def test_what_is_wrong_with_classes_is_said_with_its_place() -> None:
