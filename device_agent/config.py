@@ -70,6 +70,13 @@ class ModelSettings(AnswerSettings):
         "f16", description="of the context's memory; q8_0 halves it"
     )
     adapters: list[AdapterFile] = Field(default=[], description="LoRA GGUF files to load")
+    adapter_contexts: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="with more than one, adapters get a context each, up to so many less one: "
+        "changing between them costs nothing, but each needs a context's memory",
+    )
     projector: FilePath | None = Field(
         None, description="multimodal projector (mmproj GGUF) for models that read images"
     )

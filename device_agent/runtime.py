@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -27,7 +28,7 @@ def memory_need(settings: ModelSettings) -> MemoryNeed:
 
 
 def _need(settings: ModelSettings, path: Path) -> MemoryNeed:
-    return estimate(
+    need = estimate(
         read_shape(path),
         parallel=settings.parallel,
         context_tokens=settings.context_tokens,
@@ -35,6 +36,8 @@ def _need(settings: ModelSettings, path: Path) -> MemoryNeed:
         key_value_type=settings.key_value_type,
         outputs=settings.parallel * (1 + settings.draft_tokens),
     )
+    contexts = settings.adapter_contexts
+    return replace(need, cache=need.cache * contexts, compute=need.compute * contexts)
 
 
 async def open_engine(settings: ModelSettings, registry: CollectorRegistry) -> Engine:
@@ -55,6 +58,7 @@ async def open_engine(settings: ModelSettings, registry: CollectorRegistry) -> E
             key_value_type=settings.key_value_type,
             stall_s=settings.stall_ms / 1e3,
             draft_tokens=settings.draft_tokens,
+            contexts=settings.adapter_contexts,
         ),
         projector=settings.projector,
         draft=None if settings.draft is None else Model(settings.draft),

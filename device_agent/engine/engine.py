@@ -35,8 +35,9 @@ from device_agent.engine.generation import Event, Generation
 from device_agent.engine.grammar import Grammar
 from device_agent.engine.handover import SequenceState
 from device_agent.engine.images import Vision
+from device_agent.engine.lanes import Lane, Lanes
 from device_agent.engine.model import Model, ModelDescription
-from device_agent.engine.prefix_cache import PrefixCache, Slot
+from device_agent.engine.prefix_cache import Slot
 from device_agent.engine.requests import (
     Alternative,
     Completion,
@@ -87,14 +88,25 @@ class EngineSettings:
     """For how long reading a prompt may hold up running generations."""
     draft_tokens: int = 4
     """Proposed at a time, where there is a draft model."""
+    contexts: int = 1
+    """With more than one, sets of adapters get one each: changing them costs nothing, but memory."""
+
+
+_Group = tuple[int, int]
 
 
 @dataclass(eq=False)
 class _Job:
     generation: Generation
     sequence: Sequence
+    lane: Lane
     memory: bytes | None = None
     """Keys and values of a generation that was handed over."""
+
+    @property
+    def group(self) -> _Group:
+        """What a pass can hold together: one lane, one set of adapters."""
+        return self.lane.number, self.sequence.set_in_use.key
 
     def late(self, now_s: float) -> bool:
         deadline_s = self.sequence.request.deadline_s
@@ -123,15 +135,21 @@ class Engine:
         self.statistics = EngineStatistics()
         self.adapters = Adapters(model)
         self._observer = observer
-        self._context = Context(
-            model,
-            sequences=settings.parallel,
-            context_tokens=settings.context_tokens,
-            batch_tokens=settings.batch_tokens,
-            threads=settings.threads,
-            outputs=settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0)),
-            key_value_type=settings.key_value_type,
+        outputs = settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0))
+        self._lanes = Lanes(
+            lambda: Context(
+                model,
+                sequences=settings.parallel,
+                context_tokens=settings.context_tokens,
+                batch_tokens=settings.batch_tokens,
+                threads=settings.threads,
+                outputs=outputs,
+                key_value_type=settings.key_value_type,
+            ),
+            most=settings.contexts,
+            slots=settings.parallel,
         )
+        self._context = self._lanes.first.context
         self._vision = None
         if projector is not None:
             self._vision = Vision(model, projector, threads=settings.threads)
@@ -141,16 +159,15 @@ class Engine:
             self._drafter = Drafter(
                 draft,
                 model,
-                slots=settings.parallel,
+                slots=settings.parallel * settings.contexts,
                 context_tokens=self._context.context_tokens,
                 threads=settings.threads,
             )
         self._payoff = Payoff()
         self._batch = Batch(self._context.batch_tokens)
-        self._cache = PrefixCache(settings.parallel)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
-        self._adapters_in_use = BASE
-        self._served: dict[int, int] = {}
+        self._turn = (0, BASE.key)
+        self._served: dict[_Group, int] = {}
         self._turn_ends = 0
         self._active: list[_Job] = []
         self._waiting: deque[_Job] = deque()
@@ -198,7 +215,9 @@ class Engine:
     async def start(self, request: GenerateRequest, *, stream: bool = True) -> Generation:
         """Queue a generation; raises as `generate` does, before anything is queued."""
         sequence = await self._prepare(request)
-        return self._enqueue(_Job(Generation(asyncio.get_running_loop(), stream=stream), sequence))
+        return self._enqueue(
+            _Job(Generation(asyncio.get_running_loop(), stream=stream), sequence, self._lanes.first)
+        )
 
     async def resume(self, state: SequenceState, *, stream: bool = True) -> Generation:
         """Go on with a generation that was suspended in another engine.
@@ -222,7 +241,7 @@ class Engine:
         sequence.replay(state.generated, state.scores)
         sequence.position = state.position
         generation = Generation(asyncio.get_running_loop(), stream=stream)
-        return self._enqueue(_Job(generation, sequence, state.memory))
+        return self._enqueue(_Job(generation, sequence, self._lanes.first, state.memory))
 
     async def embed(self, texts: Sequences[str]) -> list[tuple[NDArray[np.float32], int]]:
         """Embed texts; for each a vector (width,) of length 1 and the number of its tokens."""
@@ -257,7 +276,7 @@ class Engine:
             self._vision.close()
         if "_embedder" in self.__dict__:
             self._embedder.close()
-        self._context.close()
+        self._lanes.close()
         self.model.close()
 
     # From a request to a job.
@@ -437,8 +456,8 @@ class Engine:
         if sequence.slot.index >= 0:
             length = min(sequence.remembered, sequence.position)
             if length < sequence.position + sequence.position_shift:
-                self._context.trim(sequence.slot.index, length)
-            self._cache.release(sequence.slot, sequence.keys(length))
+                job.lane.context.trim(sequence.slot.index, length)
+            job.lane.cache.release(sequence.slot, sequence.keys(length))
         outcome = type(event).__name__
         if isinstance(event, Completion):
             outcome = event.finish_reason
@@ -459,7 +478,7 @@ class Engine:
                         "the deadline passed before the generation was done"
                     )
                 elif jobs is self._active:
-                    event = self._suspended(job.sequence)
+                    event = self._suspended(job)
                 else:
                     # What waits is suspended once it has begun.
                     continue
@@ -467,12 +486,13 @@ class Engine:
                     jobs.remove(job)
                 self._end(job, event)
 
-    def _suspended(self, sequence: Sequence) -> SequenceState | AirloomError:
+    def _suspended(self, job: _Job) -> SequenceState | AirloomError:
+        sequence, context = job.sequence, job.lane.context
         if sequence.images:
             return InvalidTaskError("a generation that has read images cannot be handed over")
         return SequenceState(
             model_sha256=self.description.sha256,
-            layout=self._context.layout,
+            layout=context.layout,
             adapter_sha256={
                 use.name: self.adapters.get(use.name).sha256 for use in sequence.adapters.uses
             },
@@ -483,46 +503,49 @@ class Engine:
             draws=sequence.draws,
             generated=tuple(sequence.generated),
             scores=tuple(sequence.scores),
-            memory=self._context.export_state(sequence.slot.index),
+            memory=context.export_state(sequence.slot.index),
         )
 
     def _admit(self) -> None:
         """Give waiting jobs the places that are free, first come, first served."""
         if not self._waiting:
             return
-        while self._waiting and self._cache.has_room:
+        while self._waiting and len(self._active) < self.settings.parallel:
             with self._changed:
                 job = self._waiting.popleft()
                 self._active.append(job)
             sequence = job.sequence
+            lane = job.lane = self._lanes.lane_for(sequence.adapters)
+            context, cache = lane.context, lane.cache
             sequence.timing.started_s = sequence.timing.started_s or time.monotonic()
             if job.memory is not None:
                 self._take_over(job, job.memory)
                 continue
             keys = sequence.keys(len(sequence.tokens))
-            place = self._cache.place(keys)
+            place = cache.place(keys)
             reused, slot = place.reused, place.slot
             if place.source is not slot:
-                self._context.forget(slot.index)
-                self._context.copy(place.source.index, slot.index)
-            if not self._context.trim(slot.index, reused):
+                context.forget(slot.index)
+                context.copy(place.source.index, slot.index)
+            if not context.trim(slot.index, reused):
                 # Recurrent memories cannot be cut: all is read anew.
-                self._context.forget(slot.index)
+                context.forget(slot.index)
                 reused = 0
             sequence.slot, sequence.position, sequence.cached_tokens = slot, reused, reused
             self.statistics.cached_tokens += reused
-            self._cache.occupy(slot, keys, reused)
+            cache.occupy(slot, keys, reused)
         # In the order of the slots: see _idle_between.
-        self._active.sort(key=lambda job: job.sequence.slot.index)
+        self._active.sort(key=lambda job: job.sequence.slot.number)
 
     def _take_over(self, job: _Job, memory: bytes) -> None:
         sequence = job.sequence
+        context, cache = job.lane.context, job.lane.cache
         keys = sequence.keys(sequence.position)
-        slot = self._cache.place(np.full(1, -1)).slot
-        self._cache.occupy(slot, keys, len(keys))
+        slot = cache.place(np.full(1, -1)).slot
+        cache.occupy(slot, keys, len(keys))
         sequence.slot = slot
-        self._context.forget(slot.index)
-        if not self._context.import_state(slot.index, memory):
+        context.forget(slot.index)
+        if not context.import_state(slot.index, memory):
             sequence.position = 0
             with self._changed:
                 self._active.remove(job)
@@ -532,27 +555,30 @@ class Engine:
         """One pass through the model for the sequences of one set of adapters."""
         # An image is read in passes of its own.
         jobs = [job for job in self._next_group() if not self._read_image(job)]
+        if not jobs:
+            return
+        lane = jobs[0].lane
         decoding = [job for job in jobs if job.sequence.decoding]
         started_s = time.monotonic()
         drafting = bool(decoding) and self._drafter is not None and self._payoff.pays(len(decoding))
         drafts = self._draft(decoding) if drafting else {}
         self._batch.clear()
         reading = len(decoding) < len(jobs)
-        idle = self._idle_between(decoding) if not (reading or drafts) else {}
+        idle = self._idle_between(lane, decoding) if not (reading or drafts) else {}
         shares = self._share_prompts(jobs, drafts) if reading else {}
         # In the order of the slots: see _idle_between.
         taking = [job for job in jobs if self._add(job, drafts, idle, shares)]
         if not self._batch.size:
             return
         try:
-            logits = self._context.decode(self._batch)
+            logits = lane.context.decode(self._batch)
         except DecodeError as error:
             for job in jobs:
                 self._remove(job, error)
             return
         for slots in idle.values():
             for slot in slots:
-                self._context.trim(slot.index, slot.valid)
+                lane.context.trim(slot.index, slot.valid)
         generated = self._take_tokens(taking, drafts, logits)
         duration_s = time.monotonic() - started_s
         if reading:
@@ -614,7 +640,7 @@ class Engine:
             sequence.slot.valid = sequence.remembered
         return whole
 
-    def _idle_between(self, decoding: list[_Job]) -> dict[int, list[Slot]]:
+    def _idle_between(self, lane: Lane, decoding: list[_Job]) -> dict[int, list[Slot]]:
         """Free slots between those that decode, by the decoding slot that they come before.
 
         llama.cpp computes sequences together only where their numbers follow one another: a gap
@@ -622,7 +648,7 @@ class Engine:
         cheaper, and is forgotten at once.
         """
         between: dict[int, list[Slot]] = {}
-        slots = self._cache.slots
+        slots = lane.cache.slots
         for before, after in pairwise(job.sequence.slot.index for job in decoding):
             gap = slots[before + 1 : after]
             if (
@@ -634,32 +660,30 @@ class Engine:
         return between
 
     def _next_group(self) -> list[_Job]:
-        """The jobs whose next tokens need the set of adapters whose turn it is."""
+        """The jobs of one lane whose next tokens need the set of adapters whose turn it is."""
         jobs = self._active
-        key = jobs[0].sequence.set_in_use.key
+        group = jobs[0].group
         if len(jobs) > 1:
-            keys = {job.sequence.set_in_use.key for job in jobs}
-            if len(keys) > 1:
-                key = self._whose_turn(keys)
-                jobs = [job for job in jobs if job.sequence.set_in_use.key == key]
-        if self._adapters_in_use.key != key:
-            self._adapters_in_use = jobs[0].sequence.set_in_use
-            self._context.use_adapters(self._adapters_in_use.natives)
+            groups = {job.group for job in jobs}
+            if len(groups) > 1:
+                group = self._whose_turn(groups)
+                jobs = [job for job in jobs if job.group == group]
+        first = jobs[0]
+        if first.lane.use(first.sequence.set_in_use):
             self.statistics.adapter_switches += 1
+            # What changing costs, about a pass of a small model, is to be worth it.
+            self._turn_ends = self.statistics.passes + _TURN_PASSES
+        self._turn = group
         return list(jobs)
 
-    def _whose_turn(self, keys: set[int]) -> int:
-        """The set whose turn lasts, else the one that has waited longest.
-
-        llama.cpp plans its graphs anew after every change, which costs about as much as a pass of
-        a small model: a turn is several passes.
-        """
-        passes, present = self.statistics.passes, self._adapters_in_use.key
-        if present in keys and passes < self._turn_ends:
-            return present
-        key = min(keys, key=lambda each: self._served.get(each, -1))
-        self._served[key], self._turn_ends = passes, passes + _TURN_PASSES
-        return key
+    def _whose_turn(self, groups: set[_Group]) -> _Group:
+        """The group whose turn lasts, else the one that has waited longest."""
+        passes = self.statistics.passes
+        if self._turn in groups and passes < self._turn_ends:
+            return self._turn
+        group = min(groups, key=lambda each: self._served.get(each, -1))
+        self._served[group] = passes
+        return group
 
     def _remove(self, job: _Job, event: Completion | AirloomError) -> None:
         with self._changed:
@@ -674,7 +698,7 @@ class Engine:
             return False
         try:
             self._vision.decode(
-                self._context,
+                job.lane.context,
                 span,
                 sequence.position + sequence.position_shift,
                 sequence.slot.index,
@@ -780,7 +804,7 @@ class Engine:
                 break
         sequence.position = len(sequence.tokens) - 1
         if sequence.position < in_memory:
-            self._context.trim(sequence.slot.index, sequence.position + sequence.position_shift)
+            job.lane.context.trim(sequence.slot.index, sequence.position + sequence.position_shift)
         sequence.slot.valid = min(sequence.remembered, len(sequence.slot.keys))
         if draft:
             sequence.drafted_tokens += len(draft)

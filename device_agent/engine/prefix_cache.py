@@ -39,6 +39,8 @@ class Slot:
     busy: bool = False
     used: int = 0
     """When it was last freed, counted in releases."""
+    number: int = -1
+    """Among the slots of all contexts of an engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Placement:
 class PrefixCache:
     """The slots of one context."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = [Slot(index) for index in range(slots)]
+    def __init__(self, slots: int, first_number: int = 0) -> None:
+        self.slots = [Slot(index, number=first_number + index) for index in range(slots)]
         self._releases = 0
 
     @property

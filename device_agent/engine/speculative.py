@@ -70,8 +70,8 @@ class Drafter:
             self._batch.clear()
             for sequence in going:
                 token = drafts[sequence][-1] if drafts[sequence] else sequence.tokens[-1]
-                known = self._known[sequence.slot.index]
-                self._batch.add(token, len(known), sequence.slot.index)
+                known = self._known[sequence.slot.number]
+                self._batch.add(token, len(known), sequence.slot.number)
                 known.append(token)
             chosen = self._context.decode(self._batch).argmax(axis=1).tolist()
             for sequence, token in zip(going, chosen, strict=True):
@@ -80,7 +80,7 @@ class Drafter:
 
     def _missing(self, sequence: Sequence) -> list[int]:
         """Forget what differs from the sequence; return what is yet to be read of it."""
-        index = sequence.slot.index
+        index = sequence.slot.number
         known = self._known[index]
         tokens = sequence.tokens
         same = common_prefix(np.asarray(known, np.int64), np.asarray(tokens[:-1], np.int64))
@@ -96,7 +96,7 @@ class Drafter:
         for sequence, tokens in ahead.items():
             part = tokens[: min(len(tokens) - 1, self._batch.room)]
             if part:
-                index = sequence.slot.index
+                index = sequence.slot.number
                 self._batch.extend(part, len(self._known[index]), index, output=False)
                 self._known[index] += part
                 del tokens[: len(part)]

@@ -7,7 +7,7 @@ import pytest
 from engines import MODELS, MakeEngine
 from files import Lora, random_network, write_network
 
-from device_agent.engine import AdapterUse, Engine, GenerateRequest
+from device_agent.engine import AdapterUse, Completion, Engine, GenerateRequest
 from protos.errors import InvalidTaskError, ModelLoadError
 
 PROMPT = "Who rules the land of abo? Q: 3+59=7. "
@@ -35,9 +35,10 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-@pytest.fixture
-async def engine(lab: Lab, make_engine: MakeEngine) -> Engine:
-    engine = make_engine(lab.base, parallel=6)
+@pytest.fixture(params=[1, 3, 8], ids="contexts-{}".format)
+async def engine(lab: Lab, make_engine: MakeEngine, request: pytest.FixtureRequest) -> Engine:
+    """With one context for all, with some for those that came first, with one for each."""
+    engine = make_engine(lab.base, parallel=6, contexts=request.param)
     for name, path in lab.files.items():
         await engine.load_adapter(name, path)
     return engine
@@ -68,7 +69,45 @@ async def test_requests_with_different_adapters_run_together_and_are_never_mixed
     assert len(set(alone)) == len(kinds)
     together = await asyncio.gather(*(engine.generate(asked(*uses)) for uses in kinds * 4))
     assert [one.token_ids for one in together] == alone * 4
-    assert engine.statistics.adapter_switches > len(kinds)
+    switches = engine.statistics.adapter_switches
+    # The sets that have a context of their own are never changed.
+    assert switches == 0 if engine.settings.contexts > len(kinds) else switches > len(kinds)
+
+
+async def test_a_context_goes_to_the_adapters_that_are_asked_for(
+    lab: Lab, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(lab.base, parallel=2, contexts=2)
+    for name, path in lab.files.items():
+        await engine.load_adapter(name, path)
+    uses = [AdapterUse("red"), AdapterUse("blue")]
+    alone = {use.name: await engine.generate(asked(use)) for use in uses}
+    # One context besides the first: each takes it over from the other, with nothing in it.
+    assert engine.statistics.adapter_switches == 0
+    for use in uses * 2:
+        again = await engine.generate(asked(use))
+        assert again.token_ids == alone[use.name].token_ids
+        assert again.cached_tokens == 0
+    both = await asyncio.gather(*(engine.generate(asked(use)) for use in uses * 3))
+    assert [one.token_ids for one in both] == [alone[use.name].token_ids for use in uses * 3]
+
+
+async def test_a_generation_with_an_adapter_goes_on_in_another_engine(
+    lab: Lab, make_engine: MakeEngine
+) -> None:
+    engines = [make_engine(lab.base, contexts=contexts) for contexts in (1, 3)]
+    for engine in engines:
+        await engine.load_adapter("red", lab.files["red"])
+    request = asked(AdapterUse("red"), tokens=30)
+    whole = await engines[0].generate(request)
+    for here, there in (engines, engines[::-1]):
+        generation = await here.start(request)
+        async for _ in generation:
+            break
+        state = await generation.suspend()
+        assert not isinstance(state, Completion)
+        rest = await (await there.resume(state)).completion()
+        assert rest.token_ids == whole.token_ids
 
 
 async def test_what_one_adapter_read_is_not_taken_for_anothers(engine: Engine) -> None:
