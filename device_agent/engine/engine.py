@@ -119,7 +119,12 @@ class _Job:
 
 
 class Engine:
-    """Serves generations and embeddings from one model."""
+    """Serves generations and embeddings from one model, which is the engine's from now on.
+
+    Raises:
+        ModelLoadError: a context cannot be had, or the projector or draft is of another model; all is
+            freed then, the models too.
+    """
 
     def __init__(
         self,
@@ -135,34 +140,16 @@ class Engine:
         self.statistics = EngineStatistics()
         self.adapters = Adapters(model)
         self._observer = observer
-        outputs = settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0))
-        self._lanes = Lanes(
-            lambda: Context(
-                model,
-                sequences=settings.parallel,
-                context_tokens=settings.context_tokens,
-                batch_tokens=settings.batch_tokens,
-                threads=settings.threads,
-                outputs=outputs,
-                key_value_type=settings.key_value_type,
-            ),
-            most=settings.contexts,
-            slots=settings.parallel,
-        )
+        self._vision: Vision | None = None
+        self._drafter: Drafter | None = None
+        self._natives = contextlib.ExitStack()
+        """What llama.cpp has allocated, freed in the opposite order."""
+        try:
+            self._open(projector, draft)
+        except BaseException:
+            self._natives.close()
+            raise
         self._context = self._lanes.first.context
-        self._vision = None
-        if projector is not None:
-            self._vision = Vision(model, projector, threads=settings.threads)
-        self._draft_model = draft
-        self._drafter = None
-        if draft is not None:
-            self._drafter = Drafter(
-                draft,
-                model,
-                slots=settings.parallel * settings.contexts,
-                context_tokens=self._context.context_tokens,
-                threads=settings.threads,
-            )
         self._payoff = Payoff()
         self._batch = Batch(self._context.batch_tokens)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
@@ -178,6 +165,39 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="decode", daemon=True)
         self._thread.start()
+
+    def _open(self, projector: Path | None, draft: Model | None) -> None:
+        model, settings, natives = self.model, self.settings, self._natives
+        natives.callback(model.close)
+        if draft is not None:
+            natives.callback(draft.close)
+        outputs = settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0))
+        self._lanes = Lanes(
+            lambda: Context(
+                model,
+                sequences=settings.parallel,
+                context_tokens=settings.context_tokens,
+                batch_tokens=settings.batch_tokens,
+                threads=settings.threads,
+                outputs=outputs,
+                key_value_type=settings.key_value_type,
+            ),
+            most=settings.contexts,
+            slots=settings.parallel,
+        )
+        natives.callback(self._lanes.close)
+        if projector is not None:
+            self._vision = Vision(model, projector, threads=settings.threads)
+            natives.callback(self._vision.close)
+        if draft is not None:
+            self._drafter = Drafter(
+                draft,
+                model,
+                slots=settings.parallel * settings.contexts,
+                context_tokens=self._lanes.first.context.context_tokens,
+                threads=settings.threads,
+            )
+            natives.callback(self._drafter.close)
 
     # What callers on an event loop use.
 
@@ -268,16 +288,7 @@ class Engine:
             self._closed = self._closing = True
             self._changed.notify()
         self._thread.join()
-        if self._drafter is not None:
-            self._drafter.close()
-        if self._draft_model is not None:
-            self._draft_model.close()
-        if self._vision is not None:
-            self._vision.close()
-        if "_embedder" in self.__dict__:
-            self._embedder.close()
-        self._lanes.close()
-        self.model.close()
+        self._natives.close()
 
     # From a request to a job.
 
@@ -393,7 +404,9 @@ class Engine:
 
     @cached_property
     def _embedder(self) -> Embedder:
-        return Embedder(self.model, threads=self.settings.threads)
+        embedder = Embedder(self.model, threads=self.settings.threads)
+        self._natives.callback(embedder.close)
+        return embedder
 
     def _loop(self) -> None:
         reason: AirloomError = CancelledTaskError("the engine is closing")
