@@ -99,27 +99,11 @@ def replay_conditions(
 
     def change(netlink: Netlink, index: int, step: ConditionStep) -> None:
         del index
-        wanted = at_step(base, step)
+        wanted = step.on(base)
         planned = tree.tree(wanted, varying=True, exempt=exempt, netem_here=netem_here)
         tree.change(netlink, interface, planned)
 
     return _replay(interface, namespace, steps, change, begin_s, duration_s)
-
-
-def at_step(base: DirectionConditions, step: ConditionStep) -> DirectionConditions:
-    """Conditions as a step of a table has them."""
-    changed = base
-    if step.rate_bps is not None:
-        # A rate of nothing is a dead zone: no meter can have it.
-        rate_bps = round(step.rate_bps)
-        changed = replace(changed, up=rate_bps > 0, rate_bps=rate_bps or changed.rate_bps)
-    if step.delay_ms is not None:
-        changed = replace(
-            changed, delay_ms=step.delay_ms, jitter_ms=min(base.jitter_ms, step.delay_ms)
-        )
-    if step.loss is not None:
-        changed = replace(changed, loss=step.loss, loss_model=None)
-    return changed
 
 
 def laps(trace: ConditionTrace) -> Iterator[ConditionStep]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,10 +14,12 @@ from netctl.jitter import DelayTable, Distribution
 from netctl.loss import FourState, GilbertElliott
 from netctl.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
 from protos.errors import ConfigurationError
-from protos.yaml_file import Settings
+from protos.yaml_file import FilePath, Settings
 
 
-def _text(parse: Any) -> BeforeValidator:
+def with_unit(parse: Any) -> BeforeValidator:
+    """Read a field by a parser of text with a unit; anything else is refused."""
+
     def read(value: object) -> object:
         if not isinstance(value, str):
             raise ValueError(f"{value!r} has no unit; write it as text with a unit")
@@ -25,10 +28,10 @@ def _text(parse: Any) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-Rate = Annotated[int, _text(parse_rate_bps)]
-Duration = Annotated[float, _text(parse_time_ms)]
-Fraction = Annotated[float, _text(parse_fraction)]
-Bytes = Annotated[int, _text(parse_bytes)]
+Rate = Annotated[int, with_unit(parse_rate_bps)]
+Duration = Annotated[float, with_unit(parse_time_ms)]
+Fraction = Annotated[float, with_unit(parse_fraction)]
+Bytes = Annotated[int, with_unit(parse_bytes)]
 
 
 class BurstSettings(Settings):
@@ -211,14 +214,19 @@ class LinkSettings(Settings):
         default_factory=list, description="what changes later: `{at: 5 s, up: false}`"
     )
     period: Duration | None = Field(None, description="the timeline begins again after so long")
+    trace: FilePath | None = Field(
+        None, description="a CSV of time, rate, delay and loss in place of a timeline"
+    )
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> LinkSettings:
         if self.profile is not None:
-            if self.uplink or self.downlink or self.timeline or self.period:
+            if self.uplink or self.downlink or self.timeline or self.period or self.trace:
                 raise ValueError("a profile stands in place of uplink, downlink and timeline")
         elif self.uplink is None or self.downlink is None:
             raise ValueError("a link needs uplink and downlink, or a profile")
+        if self.trace is not None and (self.timeline or self.period is not None):
+            raise ValueError("a trace stands in place of timeline and period")
         times_ms = [moment.at for moment in self.timeline]
         if times_ms != sorted(set(times_ms)):
             raise ValueError("a timeline's moments come one after another")
@@ -240,12 +248,32 @@ class LinkSettings(Settings):
         assert self.uplink is not None
         assert self.downlink is not None
         first = LinkConditions(self.uplink.conditions(), self.downlink.conditions())
+        if self.trace is not None:
+            return _traced(first, self.trace)
         timeline = tuple((moment.at, moment.of(first)) for moment in self.timeline)
         return LinkCourse(first, timeline, self.period)
 
     def conditions(self) -> LinkConditions:
         """Both directions in SI units, as they are at first."""
         return self.course().first
+
+
+def _traced(first: LinkConditions, file: Path) -> LinkCourse:
+    """Both ways as a table says; what it does not say is as it was at first."""
+    from netctl.traces.files import read_steps
+
+    trace = read_steps(file)
+    timeline = tuple(
+        (step.start_ms, LinkConditions(step.on(first.uplink), step.on(first.downlink)))
+        for step in trace.steps
+    )
+    if not (timeline[0][1].uplink.up and timeline[0][1].downlink.up):
+        raise ConfigurationError(
+            "it begins with a dead zone, in which the link cannot be measured", source=file
+        )
+    # The first step is there from the beginning, and comes again after the last.
+    again = (trace.period_ms, timeline[0][1])
+    return LinkCourse(timeline[0][1], (*timeline[1:], again), trace.period_ms)
 
 
 class MatchSettings(Settings):

@@ -23,6 +23,7 @@ _TIME_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "min": 60e3}
 _FRACTION = {"%": 1e-2, "ppm": 1e-6}
 _FREQUENCY_MHZ = {"MHz": 1.0, "GHz": 1e3}
 _POWER_DBM = {"dBm": 1.0}
+_SPEED_M_PER_S = {"m/s": 1.0, "km/h": 1 / 3.6}
 
 
 def _parse(text: str, units: dict[str, float], example: str) -> float:
@@ -76,6 +77,14 @@ def parse_frequency_mhz(text: str) -> int:
     if not math.isclose(value, round(value)):
         raise ValueError(f"{text!r} is not a whole number of MHz")
     return round(value)
+
+
+def parse_speed_m_per_s(text: str) -> float:
+    """Read a speed as m/s; ValueError where it is not one or is zero."""
+    value = _parse(text, _SPEED_M_PER_S, "20 m/s")
+    if value <= 0:
+        raise ValueError(f"{text!r} is not above zero; what does not move has a position")
+    return value
 
 
 def parse_dbm(text: str) -> float:

@@ -113,6 +113,31 @@ def _trace_plot(arguments: argparse.Namespace) -> None:
     show({"written": str(arguments.out)}, f"written to {arguments.out}", arguments)
 
 
+def _radio(arguments: argparse.Namespace) -> None:
+    from netctl.radio.scene import Scene, traces
+    from netctl.traces.files import write_steps
+    from protos.yaml_file import load_yaml
+
+    found = traces(load_yaml(arguments.scene, Scene))
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    written, lines = {}, []
+    for name, trace in found.items():
+        path = arguments.folder / f"{name}.csv"
+        write_steps(trace, path)
+        rates = [step.rate_bps or 0.0 for step in trace.steps]
+        dead = sum(rate == 0 for rate in rates)
+        written[name] = {
+            "file": str(path),
+            "mean_rate_bps": sum(rates) / len(rates),
+            "dead_share": dead / len(rates),
+        }
+        lines.append(
+            f"{path}: {format_rate(sum(rates) / len(rates))} on average, "
+            f"dead for {dead / len(rates):.1%} of the time"
+        )
+    show(written, "\n".join(lines), arguments)
+
+
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add these commands to the command line."""
     command = commands.add_parser(
@@ -133,6 +158,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("--backend", default="auto")
     command.add_argument("--seed", type=int, default=1)
     command.set_defaults(run=_plan)
+
+    command = commands.add_parser(
+        "radio", help="turn a scene of cells and moving stations into traces", parents=[common]
+    )
+    command.add_argument("scene", type=Path, help="YAML")
+    command.add_argument("folder", type=Path, help="for a CSV of each station")
+    command.set_defaults(run=_radio)
 
     command = commands.add_parser("trace", help="look at traces, convert and draw them")
     actions = command.add_subparsers(dest="action", required=True)

@@ -29,7 +29,7 @@ from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import leases, restore
 from netctl.linux import die_with_parent
-from netctl.replay import at_step, replay_conditions, replay_opportunities
+from netctl.replay import replay_conditions, replay_opportunities
 from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
@@ -134,7 +134,7 @@ def _replay(arguments: argparse.Namespace) -> None:
         first = replace(asked, rate_bps=round(trace.mean_rate_bps))
     else:
         asked = tree.metered(asked)
-        first = at_step(asked, trace.steps[0])
+        first = trace.steps[0].on(asked)
     duration_s = (arguments.duration or trace.period_ms) / 1e3
     planned = tree.tree(first, varying=True, exempt=exempt, netem_here=with_netem)
     # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.

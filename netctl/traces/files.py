@@ -113,6 +113,25 @@ def write_opportunities(trace: OpportunityTrace, path: Path) -> None:
     partial.replace(path)
 
 
+def write_steps(trace: ConditionTrace, path: Path) -> None:
+    """Write a CSV of conditions, whole or not at all; a trace whose steps all tell the same things."""
+    columns = {
+        "rate_bps": [step.rate_bps for step in trace.steps],
+        "delay_ms": [step.delay_ms for step in trace.steps],
+        "loss": [step.loss for step in trace.steps],
+    }
+    told = {name: values for name, values in columns.items() if None not in values}
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["time_ms", *told])
+        for number, step in enumerate(trace.steps):
+            writer.writerow(
+                [f"{step.start_ms:.10g}", *(f"{values[number]:.10g}" for values in told.values())]
+            )
+    partial.replace(path)
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from netctl.conditions import FRAME_HEADER_BYTES
+from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 
 OPPORTUNITY_BYTES = 1500
 _OPPORTUNITY_FRAME_BITS = (OPPORTUNITY_BYTES + FRAME_HEADER_BYTES) * 8
@@ -58,6 +58,21 @@ class ConditionStep:
     rate_bps: float | None = None
     delay_ms: float | None = None
     loss: float | None = None
+
+    def on(self, base: DirectionConditions) -> DirectionConditions:
+        """Conditions as this step has them; what it does not say is the base's."""
+        changed = base
+        if self.rate_bps is not None:
+            # A rate of nothing is a dead zone: no meter can have it.
+            rate_bps = round(self.rate_bps)
+            changed = replace(changed, up=rate_bps > 0, rate_bps=rate_bps or changed.rate_bps)
+        if self.delay_ms is not None:
+            changed = replace(
+                changed, delay_ms=self.delay_ms, jitter_ms=min(base.jitter_ms, self.delay_ms)
+            )
+        if self.loss is not None:
+            changed = replace(changed, loss=self.loss, loss_model=None)
+        return changed
 
 
 @dataclass(frozen=True, slots=True)

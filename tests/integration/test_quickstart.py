@@ -118,6 +118,9 @@ def test_links_change_while_questions_are_asked(tmp_path: Path) -> None:
     moments = [{"at": "0 ms", "delay": "30 ms"}, {"at": "300 ms", "delay": "5 ms", "up": True}]
     data["devices"][0]["link"] |= {"timeline": moments, "period": "600 ms"}
     data["devices"][1]["link"] = {"profile": "train"}
+    table = tmp_path / "table.csv"
+    table.write_text("time_ms,rate_mbps,delay_ms\n0,5,20\n200,2,40\n", encoding="utf-8")
+    data["devices"][2]["link"] |= {"trace": table.name}
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     shown = run_testbed("run", "--dry-run", path)
     assert "at 0.3 s of asking, again after each 0.6 s:" in shown.stdout
@@ -131,6 +134,11 @@ def test_links_change_while_questions_are_asked(tmp_path: Path) -> None:
     assert all(e["late_ms"] >= 0 for e in changes[1:])  # type: ignore[operator]
     delays_ms = [e["conditions"]["uplink"]["delay_ms"] for e in changes]  # type: ignore[index]
     assert delays_ms[:2] == [3, 30]
+    traced = [
+        e["conditions"] for e in events if e["event"] == "link" and e["device"] == "symb-edge"
+    ]
+    rates = [one["uplink"]["rate_bps"] for one in traced]  # type: ignore[index]
+    assert rates[:2] == [5_000_000, 2_000_000]
     epochs = {e["link_epoch"] for e in events if e["event"] == "answer"}
     assert epochs - {1}, "answers know under which conditions they were given"
     assert "math-wifi: up 40 Mbit/s, 30 ms, loss 0.10%" in (run / "report.html").read_text()

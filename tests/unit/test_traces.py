@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netctl.conditions import DirectionConditions
-from netctl.replay import at_step, interpolation, laps
+from netctl.replay import interpolation, laps
 from netctl.traces.files import read_opportunities, read_steps
 from netctl.traces.trace import (
     OPPORTUNITY_BYTES,
@@ -111,9 +111,9 @@ def test_a_table_is_replayed_in_laps_or_on_lines_between_its_rows() -> None:
     lines = list(itertools.islice(interpolation(table, 250), 4))
     assert [step.delay_ms for step in lines] == [20, 25, 30, 35]
     base = DirectionConditions(1_000_000, 5, 5, 0.5)
-    changed = at_step(base, lines[2])
+    changed = lines[2].on(base)
     assert (changed.rate_bps, changed.delay_ms, changed.loss) == (6_000_000, 30, 0.05)
-    assert not at_step(base, ConditionStep(0, 0.0)).up
+    assert not ConditionStep(0, 0.0).on(base).up
 
 
 @pytest.mark.parametrize(
