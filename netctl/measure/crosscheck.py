@@ -29,7 +29,7 @@ _PATIENCE_S = 10.0
 _OVERLOAD = 1.25
 """Offered, of the rate asked: the rate must be what limits."""
 _SECONDS, _INTERVAL_S = 5, 0.5
-_PINGS, _PING_BYTES = 400, 100
+_PINGS, _BARE_PINGS, _PING_BYTES = 400, 200, 100
 _LARGEST_RATE_BPS = 500e6
 """Beyond, iperf3 would measure this machine."""
 
@@ -78,23 +78,29 @@ def _iperf3_rate_bps(sender: End, receiver: End, conditions: DirectionConditions
     return float(payload_bps * (_PAYLOAD_BYTES + _HEADERS_BYTES) / _PAYLOAD_BYTES)
 
 
-def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
-    # Pings must not load the link: at most a tenth of its rate.
-    longest_ms = max(link.uplink.transmission_ms(128), link.downlink.transmission_ms(128))
-    interval_ms = max(10.0, 10 * longest_ms)
+def _irtt(device: End, cloud: End, interval_ms: float, count: int) -> dict[str, Any]:
+    """What irtt says of so many pings."""
     address = f"{cloud[1]}:{_IRTT_PORT}"
     with _running(cloud, ("irtt", "server", "-b", address)) as server:
         assert server.stdout is not None
         while "starting IPv4 listener" not in (line := server.stdout.readline()):
             if not line:
                 raise LinkError(f"irtt's server ended at once at {address}")
-        told = json.loads(
-            _run(
-                device,
-                "irtt", "client", "-Q", "-i", f"{interval_ms:.3f}ms",
-                "-d", f"{interval_ms * _PINGS:.0f}ms", "-l", str(_PING_BYTES), "-o", "-", address,
-            )
-        )["stats"]  # fmt: skip
+        output = _run(
+            device,
+            "irtt", "client", "-Q", "-i", f"{interval_ms:.3f}ms",
+            "-d", f"{interval_ms * count:.0f}ms", "-l", str(_PING_BYTES), "-o", "-", address,
+        )  # fmt: skip
+    told: dict[str, Any] = json.loads(output)["stats"]
+    return told
+
+
+def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
+    # Pings must not load the link: at most a tenth of its rate.
+    longest_ms = max(link.uplink.transmission_ms(128), link.downlink.transmission_ms(128))
+    here = (None, "127.0.0.1")
+    bare = _irtt(here, here, 10.0, _BARE_PINGS)
+    told = _irtt(device, cloud, max(10.0, 10 * longest_ms), _PINGS)
     sent, there, back = (
         int(told[name]) for name in ("packets_sent", "server_packets_received", "packets_received")
     )
@@ -105,9 +111,11 @@ def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
     ):
         symmetric = conditions.distribution in ("uniform", "normal")
         expected_ms = conditions.delay_ms if symmetric else conditions.mean_delay_ms
-        found_ms = told[name]["median" if symmetric else "mean"] / 1e6
-        # A ping takes its time at the rate as well.
-        found_ms -= conditions.transmission_ms(_PING_BYTES + 28)
+        # irtt stamps where it runs, not where packets pass: what that takes is measured without a link.
+        own_ms = bare[name]["median"] / 1e6
+        # And a ping takes its time at the rate.
+        own_ms += conditions.transmission_ms(_PING_BYTES + 28)
+        found_ms = told[name]["median" if symmetric else "mean"] / 1e6 - own_ms
         band_ms = delay_band_ms(expected_ms)
         verdicts.append(
             Verdict(
