@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _IPERF3_PORT, _IRTT_PORT = 5261, 2162
 _PAYLOAD_BYTES = 1400
 _HEADERS_BYTES = 28 + FRAME_HEADER_BYTES
 _LISTENING = "0A"
+_IRTT_TRIES = 6
 _PATIENCE_S = 10.0
 _OVERLOAD = 1.25
 """Offered, of the rate asked: the rate must be what limits."""
@@ -78,8 +80,37 @@ def _iperf3_rate_bps(sender: End, receiver: End, conditions: DirectionConditions
     return float(payload_bps * (_PAYLOAD_BYTES + _HEADERS_BYTES) / _PAYLOAD_BYTES)
 
 
-def _irtt(device: End, cloud: End, interval_ms: float, count: int) -> dict[str, Any]:
-    """What irtt says of so many pings."""
+@dataclass(frozen=True, slots=True)
+class _Pings:
+    """What irtt says of its pings, one way and the other."""
+
+    delays_ms: dict[str, list[float]]
+    """By `send` and `receive`: of those that came back."""
+    sent: int
+    there: int
+    back: int
+
+    def delay_ms(self, name: str, *, symmetric: bool) -> float:
+        """The median where delays are symmetric, else the mean."""
+        delays = self.delays_ms[name]
+        if not delays:
+            raise LinkError(f"irtt heard none of {self.sent} pings: it tells no delay")
+        return statistics.median(delays) if symmetric else statistics.fmean(delays)
+
+
+def _irtt(device: End, cloud: End, interval_ms: float, count: int) -> _Pings:
+    """Ping so often; LinkError where irtt ends at once each time.
+
+    It does so where its handshake is copied on the way.
+    """
+    for _ in range(_IRTT_TRIES):
+        told = _irtt_once(device, cloud, interval_ms, count)
+        if told.sent > count / 2:
+            return told
+    raise LinkError(f"irtt ended after {told.sent} of {count} pings, {_IRTT_TRIES} times")
+
+
+def _irtt_once(device: End, cloud: End, interval_ms: float, count: int) -> _Pings:
     address = f"{cloud[1]}:{_IRTT_PORT}"
     with _running(cloud, ("irtt", "server", "-b", address)) as server:
         assert server.stdout is not None
@@ -91,8 +122,16 @@ def _irtt(device: End, cloud: End, interval_ms: float, count: int) -> dict[str, 
             "irtt", "client", "-Q", "-i", f"{interval_ms:.3f}ms",
             "-d", f"{interval_ms * count:.0f}ms", "-l", str(_PING_BYTES), "-o", "-", address,
         )  # fmt: skip
-    told: dict[str, Any] = json.loads(output)["stats"]
-    return told
+    told = json.loads(output)
+    # Of each ping: irtt's own summary leaves medians out at times.
+    delays = [one["delay"] for one in told["round_trips"] if one["lost"] == "false"]
+    stats = told["stats"]
+    return _Pings(
+        {name: [one[name] / 1e6 for one in delays] for name in ("send", "receive")},
+        int(stats["packets_sent"]),
+        int(stats["server_packets_received"]),
+        int(stats["packets_received"]),
+    )
 
 
 def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
@@ -101,21 +140,18 @@ def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
     here = (None, "127.0.0.1")
     bare = _irtt(here, here, 10.0, _BARE_PINGS)
     told = _irtt(device, cloud, max(10.0, 10 * longest_ms), _PINGS)
-    sent, there, back = (
-        int(told[name]) for name in ("packets_sent", "server_packets_received", "packets_received")
-    )
     verdicts = []
     for way, conditions, name, offered, came in (
-        ("uplink", link.uplink, "send_delay", sent, there),
-        ("downlink", link.downlink, "receive_delay", there, back),
+        ("uplink", link.uplink, "send", told.sent, told.there),
+        ("downlink", link.downlink, "receive", told.there, told.back),
     ):
         symmetric = conditions.distribution in ("uniform", "normal")
         expected_ms = conditions.delay_ms if symmetric else conditions.mean_delay_ms
         # irtt stamps where it runs, not where packets pass: what that takes is measured without a link.
-        own_ms = bare[name]["median"] / 1e6
+        own_ms = bare.delay_ms(name, symmetric=True)
         # And a ping takes its time at the rate.
         own_ms += conditions.transmission_ms(_PING_BYTES + 28)
-        found_ms = told[name]["median" if symmetric else "mean"] / 1e6 - own_ms
+        found_ms = told.delay_ms(name, symmetric=symmetric) - own_ms
         band_ms = delay_band_ms(expected_ms)
         verdicts.append(
             Verdict(

@@ -44,7 +44,7 @@ def certificate(backend: str, asked: str, folder: Path, *more: str) -> dict[str,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert not done.stderr, done.stderr
-        assert done.returncode in (0, 1)
+        assert done.returncode in (0, 1), done.returncode
         found: dict[str, Any] = json.loads(done.stdout)
         assert found["passed"] == (done.returncode == 0)
         return found
