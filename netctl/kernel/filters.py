@@ -20,6 +20,7 @@ _TERMINAL = 1
 _SELECTOR = struct.Struct("=BBBxHHhhI")
 """struct tc_u32_sel: flags, offshift, nkeys, offmask, off, offoff, hoff, hmask; then the keys."""
 _NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1}
+_EXEMPTED: tuple[Literal["tcp"], Literal["udp"]] = ("tcp", "udp")
 _ICMPV6 = 58
 _IPV4, _IPV6, _ARP, _ALL = 0x0800, 0x86DD, 0x0806, 0x0003
 _SOURCE_MASK, _DESTINATION_MASK = 0xFFFF0000, 0x0000FFFF
@@ -119,13 +120,11 @@ def _exempting(one: Exemption, band: int) -> Iterator[Filter]:
 def shown_exemptions(filters: Sequence[Filter]) -> tuple[Exemption, ...]:
     """What the kernel exempts: only where all filters of a port are there, IPv4 and IPv6, both ends."""
     there = {replace(one, target=0) for one in filters}
-    names: dict[int, Literal["tcp", "udp"]] = {6: "tcp", 17: "udp"}
-    candidates = {
-        Exemption(names[one.keys[0][1] >> 16], one.keys[1][1])
-        for one in filters
-        if one.ethernet_protocol == _IPV4 and one.keys[1][0] == _DESTINATION_MASK
-    }
-    return tuple(sorted(one for one in candidates if there.issuperset(_exempting(one, 0))))
+    ports = {key[1] for one in filters for key in one.keys if key[0] == _DESTINATION_MASK}
+    candidates = (
+        Exemption(protocol, port) for protocol in _EXEMPTED for port in sorted(ports) if port
+    )
+    return tuple(one for one in candidates if there.issuperset(_exempting(one, 0)))
 
 
 def matching_filters(match: Match, target: int) -> Iterator[Filter]:

@@ -55,6 +55,8 @@ _ORDER_KEEPING_BYTES_PER_S = 12_500_000_000
 """Without a rate netem sorts by due time and so reorders; any rate makes it keep the order."""
 _DELAYED_PACKETS = 200_000
 _BURST_S = 0.001
+_LARGEST_QUANTUM_BYTES = 200_000
+"""The kernel warns of larger ones: weights more uneven than that are as even in what is borrowed."""
 _CODEL_TARGET_US, _CODEL_INTERVAL_US = 5_000, 100_000
 
 FREE_BPS = 100_000_000_000
@@ -244,7 +246,9 @@ def _share(own: qdiscs.HtbClass, link: SharedLink, weight: float) -> qdiscs.HtbC
     rate = min(own.rate_bytes_per_s, max(1, round(guaranteed_bps / 8)))
     ceil = min(own.rate_bytes_per_s, round(link.rate_bps / 8))
     burst = max(own.quantum_bytes, round(ceil * _BURST_S))
-    quantum = max(own.quantum_bytes, round(own.quantum_bytes * weight))
+    # What is borrowed is lent by turns of a quantum each, which is never less than a frame.
+    smallest = min(1.0, *(one.weight for one in link.classes))
+    quantum = min(_LARGEST_QUANTUM_BYTES, round(own.quantum_bytes * weight / smallest))
     return qdiscs.HtbClass(rate, burst, quantum, None if ceil == rate else ceil)
 
 

@@ -13,7 +13,13 @@ from netctl.backends.netem import NetemBackend
 from netctl.classes import Match, SharedLink, TrafficClass
 from netctl.conditions import DirectionConditions, LinkConditions, Slots
 from netctl.json_data import from_json, to_json
-from netctl.kernel.filters import Filter, matching_filters
+from netctl.kernel.filters import (
+    Exemption,
+    Filter,
+    exempting_filters,
+    matching_filters,
+    shown_exemptions,
+)
 from netctl.kernel.qdiscs import HtbClass, Netem
 from netctl.kernel.tree import Tree, differences, shared_tree, tree
 from netctl.loss import FourState, GilbertElliott
@@ -164,6 +170,33 @@ def test_a_filter_is_decoded_to_what_was_encoded(match: Match) -> None:
     # Which versions of IP: what the addresses are of, else both.
     addressed = match.source or match.destination
     assert len(filters) == (1 if addressed or match.protocol is None else 2)
+
+
+def test_only_whole_exemptions_are_shown_whatever_other_filters_say() -> None:
+    asked = (Exemption("tcp", 22), Exemption("udp", 4500))
+    ours = list(exempting_filters(asked, 0xA1F0_0001))
+    foreign = [
+        Filter(0x0800, ((0x0000FFFF, 443, 20),), 0xA1F0_0001),
+        Filter(0x0800, ((0x00FF0000, 132 << 16, 8), (0x0000FFFF, 80, 20)), 0xA1F0_0001),
+        Filter(0x0003, (), 0xA1F0_0001, mark=7),
+    ]
+    assert shown_exemptions(ours + foreign) == asked
+    for missing in range(1, len(ours)):
+        left = ours[:missing] + ours[missing + 1 :] + foreign
+        assert len(shown_exemptions(left)) == 1
+
+
+@pytest.mark.parametrize("weights", [(0.25, 0.5), (1, 4), (0.1, 2)])
+def test_what_is_borrowed_is_lent_by_weight(weights: tuple[float, ...]) -> None:
+    classes = [
+        TrafficClass(str(number), (Match(mark=number + 1),), DirectionConditions(), weight)
+        for number, weight in enumerate(weights)
+    ]
+    planned = shared_tree(SharedLink(tuple(classes), rate_bps=10**7))
+    assert planned.rate is not None
+    frames = planned.rate.quantum_bytes
+    for branch, weight in zip(planned.branches, weights, strict=True):
+        assert branch.rate.quantum_bytes == pytest.approx(frames * weight, rel=1e-3)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20), st.integers(10**5, 10**9))
