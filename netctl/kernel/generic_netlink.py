@@ -8,19 +8,26 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from netctl.kernel.netlink import attribute, attributes
+from netctl.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    RECEIVE_BYTES,
+    TIMEOUT_S,
+    attribute,
+    attributes,
+    messages,
+    packed,
+)
 from netctl.linux import network_namespace
 from protos.errors import LinkError, UnsupportedConditionError
 
 _NETLINK_GENERIC = 16
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
 _CONTROL_FAMILY, _GET_FAMILY = 0x10, 3
 _FAMILY_ID, _FAMILY_NAME = 1, 2
-_RECEIVE_BYTES = 1 << 18
-_TIMEOUT_S = 10.0
 
 
 class GenericNetlink:
@@ -36,7 +43,7 @@ class GenericNetlink:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC
             )
         self._socket.bind((0, 0))
-        self._socket.settimeout(_TIMEOUT_S)
+        self._socket.settimeout(TIMEOUT_S)
         self._sequence = itertools.count(1)
         self.family = family
         self._number = _CONTROL_FAMILY
@@ -59,29 +66,23 @@ class GenericNetlink:
 
     def request(self, command: int, payload: bytes) -> list[dict[int, bytes]]:
         """Ask for something; the attributes of each answer. LinkError where it is refused."""
-        return list(self._exchange(command, payload, _ACK))
+        return list(self._exchange(command, payload, NLM_F_ACK))
 
     def dump(self, command: int, payload: bytes) -> list[dict[int, bytes]]:
         """Ask for all there is; the attributes of each."""
-        return list(self._exchange(command, payload, _DUMP))
+        return list(self._exchange(command, payload, NLM_F_DUMP))
 
     def _exchange(self, command: int, payload: bytes, flags: int) -> Iterator[dict[int, bytes]]:
         number = next(self._sequence)
         body = _GENERIC.pack(command, 1, 0) + payload
-        header = _HEADER.pack(_HEADER.size + len(body), self._number, _REQUEST | flags, number, 0)
-        self._socket.send(header + body)
+        self._socket.send(packed(self._number, NLM_F_REQUEST | flags, number, body))
         while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, _, theirs, _ = _HEADER.unpack_from(data, at)
-                payload = data[at + _HEADER.size : at + length]
-                at += length + (-length % 4)
+            for kind, _, theirs, payload in messages(self._socket.recv(RECEIVE_BYTES)):
                 if theirs != number:
                     continue
-                if kind == _DONE:
+                if kind == NLMSG_DONE:
                     return
-                if kind == _ERROR:
+                if kind == NLMSG_ERROR:
                     (status,) = struct.unpack_from("=i", payload)
                     if status:
                         raise LinkError(f"{self.family}: {os.strerror(-status)}")

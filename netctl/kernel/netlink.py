@@ -20,8 +20,8 @@ RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_REPLACE = 0x200, 0x400, 0x100
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _HEADER = struct.Struct("=IHHII")
@@ -29,8 +29,8 @@ _TC = struct.Struct("=BxxxiIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _NESTED = 0x8000
-_RECEIVE_BYTES = 1 << 18
-_TIMEOUT_S = 10.0
+RECEIVE_BYTES = 1 << 18
+TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,20 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length + (-length % 4)
 
 
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Split what was received: kind, flags, sequence number and payload of each message."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
+        yield kind, flags, number, data[at + _HEADER.size : at + length]
+        at += length + (-length % 4)
+
+
+def packed(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    """One message."""
+    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, number, 0) + payload
+
+
 class Netlink:
     """A connection to the traffic control of one network namespace (None: the present one)."""
 
@@ -77,7 +91,7 @@ class Netlink:
             )
             self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((0, 0))
-        self._socket.settimeout(_TIMEOUT_S)
+        self._socket.settimeout(TIMEOUT_S)
         # The kernel says in words what was wrong, where it knows.
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._sequence = itertools.count(1)
@@ -117,12 +131,12 @@ class Netlink:
         for kind, message, flags in requests:
             number = next(self._sequence)
             numbers[number] = message
-            parts.append(_pack(kind, message, _NLM_F_REQUEST | _NLM_F_ACK | flags, number))
+            parts.append(_pack(kind, message, NLM_F_REQUEST | NLM_F_ACK | flags, number))
         self._socket.send(b"".join(parts))
         refused: LinkError | None = None
         while numbers:
-            for kind, flags, number, payload in self._receive():
-                if kind != _NLMSG_ERROR or number not in numbers:
+            for kind, flags, number, payload in messages(self._socket.recv(RECEIVE_BYTES)):
+                if kind != NLMSG_ERROR or number not in numbers:
                     continue
                 message = numbers.pop(number)
                 (status,) = struct.unpack_from("=i", payload)
@@ -136,28 +150,20 @@ class Netlink:
         """All qdiscs, classes or filters of an interface."""
         number = next(self._sequence)
         message = TrafficControl(interface, parent=parent)
-        self._socket.send(_pack(kind, message, _NLM_F_REQUEST | _NLM_F_DUMP, number))
+        self._socket.send(_pack(kind, message, NLM_F_REQUEST | NLM_F_DUMP, number))
         found: list[TrafficControl] = []
         while True:
-            for answer, _, their_number, payload in self._receive():
+            for answer, _, their_number, payload in messages(self._socket.recv(RECEIVE_BYTES)):
                 if their_number != number:
                     continue
-                if answer == _NLMSG_DONE:
+                if answer == NLMSG_DONE:
                     return found
-                if answer == _NLMSG_ERROR:
+                if answer == NLMSG_ERROR:
                     (status,) = struct.unpack_from("=i", payload)
                     raise LinkError(f"traffic control: {os.strerror(-status)}")
                 one = _unpack(payload)
                 if one.interface == interface:
                     found.append(one)
-
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data = self._socket.recv(_RECEIVE_BYTES)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
-            yield kind, flags, number, data[at + _HEADER.size : at + length]
-            at += length + (-length % 4)
 
 
 def _pack(kind: int, message: TrafficControl, flags: int, number: int) -> bytes:
@@ -166,7 +172,7 @@ def _pack(kind: int, message: TrafficControl, flags: int, number: int) -> bytes:
         body += attribute(_TCA_KIND, message.kind.encode() + b"\0")
     if message.options:
         body += attribute(_TCA_OPTIONS | _NESTED, message.options)
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body
+    return packed(kind, flags, number, body)
 
 
 def _unpack(payload: bytes) -> TrafficControl:
