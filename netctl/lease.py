@@ -30,6 +30,8 @@ from protos.errors import LinkError
 
 FOLDER = Path("/run/airloom/netctl")
 GUARDIANS = 2
+RENEWALS = 4
+"""In one term of a lease: a busy moment must not cost it."""
 
 Kind = Literal["leaving", "incoming", "radio"]
 """What is changed of an interface: what leaves, what arrives (through an ifb), or its Wi-Fi radio."""

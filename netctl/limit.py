@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import time
 
-from netctl.lease import held, restore
+from netctl.end_signals import block_end_signals, told_to_end
+from netctl.lease import RENEWALS, held, restore
 from netctl.wifi import RadioLimits, WiFi, differences
 from protos.errors import LinkError
-
-_RENEWALS = 4
-"""In one term of a lease: a busy moment must not cost it."""
 
 
 def limit(
@@ -31,26 +28,24 @@ def limit(
         UnsupportedConditionError: this kernel has no Wi-Fi.
     """
     restore()
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    block_end_signals()
     with WiFi() as wifi:
         found = wifi.read(interface)
         before = RadioLimits(found.frequency_mhz, found.tx_power_dbm)
         with held(interface, lease_s, "radio", radio=limits, radio_before=before) as lease:
             wifi.limit(interface, limits)
             ends_s = math.inf if duration_ms is None else time.monotonic() + duration_ms / 1e3
-            told = None
-            first = True
-            while told is None or told.si_signo not in signals:
-                wrong = differences(limits, wifi.read(interface))
-                if wrong:
-                    raise LinkError(f"{interface} is not as it was asked to be: {'; '.join(wrong)}")
-                if first:
-                    print(f"{interface} is limited", file=sys.stderr, flush=True)
-                    first = False
-                left_s = ends_s - time.monotonic()
-                if left_s <= 0:
+            _compare(wifi, interface, limits)
+            print(f"{interface} is limited", file=sys.stderr, flush=True)
+            while (left_s := ends_s - time.monotonic()) > 0:
+                if told_to_end(min(left_s, lease_s / RENEWALS)):
                     break
-                told = signal.sigtimedwait(signals, min(left_s, lease_s / _RENEWALS))
                 lease.renew()
+                _compare(wifi, interface, limits)
     print(f"{interface} is restored", file=sys.stderr)
+
+
+def _compare(wifi: WiFi, interface: str, limits: RadioLimits) -> None:
+    wrong = differences(limits, wifi.read(interface))
+    if wrong:
+        raise LinkError(f"{interface} is not as it was asked to be: {'; '.join(wrong)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,19 +13,18 @@ from typing import overload
 from netctl.capabilities import probe
 from netctl.classes import SharedLink
 from netctl.conditions import DirectionConditions
+from netctl.end_signals import block_end_signals, told_to_end
 from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.lease import Held, held, restore
+from netctl.lease import RENEWALS, Held, held, restore
 from netctl.linux import minimise_timer_slack
 from netctl.timeline import moments
 from protos.errors import LinkError, UnsupportedConditionError
 
 _LAST_STRETCH_S = 0.02
 """Before a change at a given time nothing else is done."""
-_RENEWALS = 4
-"""In one term of a lease: a busy moment must not cost it."""
 
 
 def shape(
@@ -50,14 +48,13 @@ def shape(
     at first and at every renewal of the lease.
 
     Raises:
-        UnsupportedConditionError: the kernel lacks netem, or cannot represent the conditions.
+        UnsupportedConditionError: the kernel lacks netem and HTB, or cannot represent the conditions.
         LinkError: the interface does not exist, carries somebody's own qdisc, or was changed meanwhile.
     """
     with_netem = netem_here()
     planned = _planned(conditions, exempt, with_netem)
     restore()
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    block_end_signals()
     first = (
         planned if at_s is None else _planned(_neutral(conditions, with_netem), exempt, with_netem)
     )
@@ -66,7 +63,7 @@ def shape(
         taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
     ):
         if at_s is not None:
-            if not _wait_until(at_s, lease, lease_s, signals):
+            if not _wait_until(at_s, lease, lease_s):
                 return
             tree.change(netlink, shaped, planned)
             late_ms = (time.time() - at_s) * 1e3
@@ -79,10 +76,8 @@ def shape(
         change_ms, next_conditions = next(changes)
         while True:
             change_s = begin_s + change_ms / 1e3
-            wait_s = min(lease_s / _RENEWALS, min(change_s, ends_s) - time.monotonic())
-            told = signal.sigtimedwait(signals, max(0.0, wait_s))
-            # Stopped and continued, Python reports a signal of number 0.
-            if (told is not None and told.si_signo in signals) or time.monotonic() >= ends_s:
+            wait_s = min(lease_s / RENEWALS, min(change_s, ends_s) - time.monotonic())
+            if told_to_end(wait_s) or time.monotonic() >= ends_s:
                 break
             lease.renew()
             if next_conditions is not None and time.monotonic() >= change_s:
@@ -148,12 +143,10 @@ def _neutral(
     )
 
 
-def _wait_until(at_s: float, lease: Held, lease_s: float, signals: set[signal.Signals]) -> bool:
+def _wait_until(at_s: float, lease: Held, lease_s: float) -> bool:
     """Wait for a time of day, renewing; False where a signal came first."""
     while (left_s := at_s - time.time()) > _LAST_STRETCH_S:
-        wait_s = min(left_s - _LAST_STRETCH_S, lease_s / _RENEWALS)
-        told = signal.sigtimedwait(signals, wait_s)
-        if told is not None and told.si_signo in signals:
+        if told_to_end(min(left_s - _LAST_STRETCH_S, lease_s / RENEWALS)):
             return False
         lease.renew()
     minimise_timer_slack()

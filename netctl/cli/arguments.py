@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.json_data import from_json
 from netctl.kernel.filters import Exemption
+from netctl.units import parse_time_ms
 from protos.errors import ConfigurationError
 
 Value = TypeVar("Value")
@@ -72,6 +73,22 @@ def link_of(arguments: argparse.Namespace) -> LinkConditions:
     if arguments.profile is not None:
         return profile(arguments.profile).conditions
     return load_yaml(arguments.conditions, LinkSettings).conditions()
+
+
+def add_duration(command: argparse.ArgumentParser) -> None:
+    """Let a command end by itself."""
+    time = reading(parse_time_ms)
+    command.add_argument("--for", dest="duration", type=time, help="end by itself after '30 s'")
+
+
+def add_lease(command: argparse.ArgumentParser) -> None:
+    """Let a command be told for how long it may be silent."""
+    command.add_argument(
+        "--lease",
+        type=reading(parse_time_ms),
+        default=10e3,
+        help="restored so soon if this command hangs: '10 s'",
+    )
 
 
 def show(value: Any, text: str, arguments: argparse.Namespace) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from netctl import execute
 from netctl.classes import SharedLink
 from netctl.cli.arguments import (
+    add_duration,
+    add_lease,
     exemption,
     json_conditions,
     place,
@@ -245,17 +247,12 @@ def add_conditions(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jitter", type=time, help="'5 ms'")
     command.add_argument("--loss", type=reading(parse_fraction), help="'1 %%'")
     command.add_argument("--queue", type=time, help="how long a full queue drains: '200 ms'")
-    command.add_argument("--for", dest="duration", type=time, help="end by itself after '30 s'")
+    add_duration(command)
     _add_holding(command)
 
 
 def _add_holding(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--lease",
-        type=reading(parse_time_ms),
-        default=10e3,
-        help="restored so soon if this command hangs: '10 s'",
-    )
+    add_lease(command)
     command.add_argument(
         "--exempt",
         action="append",

@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from netctl.cli.arguments import reading, show
+from netctl.cli.arguments import add_duration, add_lease, reading, show
 from netctl.limit import limit
-from netctl.units import format_rate, parse_dbm, parse_frequency_mhz, parse_rate_bps, parse_time_ms
+from netctl.units import format_rate, parse_dbm, parse_frequency_mhz, parse_rate_bps
 from netctl.wifi import Peer, Radio, RadioLimits, WiFi
 from protos.errors import ConfigurationError
 
@@ -70,7 +70,6 @@ def _wifi(arguments: argparse.Namespace) -> None:
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add this command to the command line."""
-    time = reading(parse_time_ms)
     command = commands.add_parser(
         "wifi",
         help="what a Wi-Fi radio says of its link; with limits, set them until Ctrl-C",
@@ -96,8 +95,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         default=[],
         help="use this 802.11n MCS, or range 0-3, and no others but those named (repeatable)",
     )
-    command.add_argument("--for", dest="duration", type=time, help="end by itself after '30 s'")
-    command.add_argument(
-        "--lease", type=time, default=10e3, help="restored so soon if this command hangs: '10 s'"
-    )
+    add_duration(command)
+    add_lease(command)
     command.set_defaults(run=_wifi)

@@ -14,13 +14,12 @@ import grpc
 
 from netctl.conditions import DirectionConditions
 from netctl.daemon.messages import to_message
+from netctl.lease import RENEWALS
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
 from protos.errors import ConfigurationError, LinkError, UnreachableError
 from protos.security import TransportSecurity, open_channel
 
 _CLOCK_READINGS = 8
-_RENEWALS = 4
-"""In one term of a lease."""
 _TIMEOUT_S = 10.0
 
 
@@ -93,7 +92,7 @@ class HeldInterface:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / _RENEWALS)
+            await asyncio.sleep(self._lease_s / RENEWALS)
             await self._ask(board_pb2.HoldRequest(renewal=board_pb2.Renewal()))
 
     async def lost(self) -> None:
