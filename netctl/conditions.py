@@ -136,6 +136,16 @@ class DirectionConditions:
         return self.jitter_ms * moments(self.distribution)[1]
 
     @property
+    def delay_is_symmetric(self) -> bool:
+        """Whether delays lie alike on both sides of their mean, which then is their median."""
+        return self.distribution in ("uniform", "normal")
+
+    @property
+    def undelivered(self) -> float:
+        """The share of packets of which nothing arrives, or something with a flipped bit."""
+        return 1 - (1 - self.loss) * (1 - self.corrupt) if self.up else 1.0
+
+    @property
     def mean_burst_packets(self) -> float:
         """How many packets are lost one after another, on average."""
         if self.loss_model is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netctl.conditions import DirectionConditions
-from netctl.measure.statistics import wilson
+from netctl.measure.statistics import clustered
 from netctl.units import format_rate
 
 RATE_TOLERANCE = 0.05
@@ -51,9 +51,8 @@ def check_direction(
                 abs(rate - asked.rate_bps) <= RATE_TOLERANCE * asked.rate_bps,
             )
         )
-    symmetric = asked.distribution in ("uniform", "normal")
-    delay_ms = measured["delay_ms" if symmetric else "mean_delay_ms"]["value"]
-    expected_ms = asked.delay_ms if symmetric else asked.mean_delay_ms
+    told = measured["delay_ms" if asked.delay_is_symmetric else "mean_delay_ms"]
+    delay_ms, expected_ms = told["value"], asked.mean_delay_ms
     checks.append(
         Check(
             direction,
@@ -69,13 +68,10 @@ def check_direction(
 
 def _loss(direction: str, asked: DirectionConditions, measured: dict[str, Any]) -> Check:
     # A probe with a flipped bit is lost to whoever checks its sum.
-    expected = 1 - (1 - asked.loss) * (1 - asked.corrupt) if asked.up else 1.0
-    value, low, high = measured["value"], measured["low"], measured["high"]
-    if asked.loss_model is not None and asked.up:
-        clustering = max(1.0, 2 * asked.mean_burst_packets - 1)
-        trials = max(1, round(measured["samples"] / clustering))
-        interval = wilson(round(value * trials), trials)
-        low, high = interval.low, interval.high
+    expected, value = asked.undelivered, measured["value"]
+    burst = asked.mean_burst_packets if asked.loss_model is not None and asked.up else 1.0
+    interval = clustered(value, measured["samples"], burst)
+    low, high = interval.low, interval.high
     return Check(
         direction,
         "loss",

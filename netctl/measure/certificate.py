@@ -15,7 +15,7 @@ from typing import Any
 
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.measure.prober import DirectionMeasurement
-from netctl.measure.statistics import Estimate, wilson
+from netctl.measure.statistics import Estimate, clustered
 
 RATE_BAND = 0.02
 DELAY_BAND_MS, DELAY_BAND = 1.0, 0.02
@@ -81,11 +81,6 @@ def rate_agrees(asked_bps: float, found_bps: float) -> bool:
     return abs(found_bps / asked_bps - 1) <= RATE_BAND
 
 
-def delay_band_ms(expected_ms: float) -> float:
-    """By how much a delay may differ."""
-    return max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
-
-
 def certify(
     asked: LinkConditions,
     measured: Mapping[str, DirectionMeasurement],
@@ -127,19 +122,12 @@ def judge(
             )
         )  # fmt: skip
     # A median is not moved by a busy moment of this machine; a skewed distribution needs the mean.
-    symmetric = asked.distribution in ("uniform", "normal")
-    delay = found.delay_ms if symmetric else found.mean_delay_ms
-    expected_ms = asked.delay_ms if symmetric else asked.mean_delay_ms
-    band_ms = delay_band_ms(expected_ms)
-    value_ms = delay.value - baseline_ms
+    delay = found.delay_ms if asked.delay_is_symmetric else found.mean_delay_ms
     if not asked.slots:
+        low_ms, high_ms = delay.low - baseline_ms, delay.high - baseline_ms
         verdicts.append(
-            Verdict(
-                way, "delay", "ms", expected_ms, value_ms, delay.low - baseline_ms,
-                delay.high - baseline_ms, f"±{band_ms:.3g} ms",
-                abs(value_ms - expected_ms) <= band_ms,
-            )
-        )  # fmt: skip
+            delay_verdict(way, "delay", asked, delay.value - baseline_ms, low_ms, high_ms)
+        )
     if asked.jitter_ms:
         band_ms = max(DEVIATION_BAND_MS, DEVIATION_BAND * asked.deviation_ms)
         verdicts.append(
@@ -148,10 +136,7 @@ def judge(
                 f"±{band_ms:.3g} ms", abs(found.deviation_ms - asked.deviation_ms) <= band_ms,
             )
         )  # fmt: skip
-    # A probe with a flipped bit has a wrong checksum: whoever receives it never sees it.
-    lost = 1 - (1 - asked.loss) * (1 - asked.corrupt)
-    clustering = max(1.0, 2 * asked.mean_burst_packets - 1) if asked.loss_model else 1.0
-    verdicts.append(share_verdict(way, "loss", lost, found.loss, clustering))
+    verdicts.append(loss_verdict(way, "loss", asked, found.loss))
     if asked.loss_model is not None and found.burst_packets is not None:
         burst = found.burst_packets
         half = _Z / 1.96 * (burst.high - burst.value) + 0.05
@@ -163,6 +148,7 @@ def judge(
         )  # fmt: skip
     if asked.duplicate:
         # A copy is lost as easily as the packet, and counts where both arrive.
+        lost = asked.undelivered
         both = asked.duplicate * (1 - lost) ** 2
         some = 1 - lost + asked.duplicate * (1 - lost) * lost
         verdicts.append(share_verdict(way, "duplicates", both / some, found.duplicated))
@@ -179,12 +165,36 @@ def judge(
     return verdicts
 
 
-def share_verdict(
-    way: str, quantity: str, asked: float, found: Estimate, clustering: float = 1.0
+def delay_verdict(
+    way: str,
+    quantity: str,
+    asked: DirectionConditions,
+    found_ms: float,
+    low_ms: float | None = None,
+    high_ms: float | None = None,
 ) -> Verdict:
-    """A share is right where it lies in Wilson's interval; losses in bursts tell less than single ones."""
-    trials = max(1, round(found.samples / clustering))
-    wide = wilson(round(found.value * trials), trials, z=_Z)
+    """Judge a typical delay: the median where delays are symmetric, else the mean."""
+    expected_ms = asked.mean_delay_ms
+    band_ms = max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
+    passed = abs(found_ms - expected_ms) <= band_ms
+    band = f"±{band_ms:.3g} ms"
+    return Verdict(way, quantity, "ms", expected_ms, found_ms, low_ms, high_ms, band, passed)
+
+
+def loss_verdict(way: str, quantity: str, asked: DirectionConditions, found: Estimate) -> Verdict:
+    """Judge the share of packets that did not arrive whole.
+
+    With a flipped bit the checksum is wrong: whoever receives it never sees it.
+    """
+    burst = asked.mean_burst_packets if asked.loss_model else 1.0
+    return share_verdict(way, quantity, asked.undelivered, found, burst)
+
+
+def share_verdict(
+    way: str, quantity: str, asked: float, found: Estimate, burst: float = 1.0
+) -> Verdict:
+    """A share is right where it lies in Wilson's interval."""
+    wide = clustered(found.value, found.samples, burst, z=_Z)
     # An asked share of nothing is nothing.
     ok = wide.low <= asked <= wide.high and (asked > 0 or found.value == 0)
     return Verdict(

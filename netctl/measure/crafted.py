@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from netctl.conditions import LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.certificate import Verdict
+from netctl.measure.prober import End
 from protos.errors import LinkError
 
-End = tuple[str | None, str]
 _ETH_P_IP = 0x0800
 _RECEIVE_BYTES = 1 << 16
 _SILENCE_S = 1.0
@@ -30,7 +30,8 @@ class Crossing:
     @property
     def changed(self) -> int:
         """How many arrived as something that was not sent."""
-        return sum(packet not in set(self.sent) for packet in self.arrived)
+        sent = set(self.sent)
+        return sum(packet not in sent for packet in self.arrived)
 
 
 def packets(source: str, destination: str, count: int, seed: int = 8) -> tuple[bytes, ...]:

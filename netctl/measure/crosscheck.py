@@ -15,12 +15,10 @@ from typing import Any
 
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
-from netctl.measure.certificate import Verdict, delay_band_ms, rate_agrees, share_verdict
+from netctl.measure.certificate import Verdict, delay_verdict, loss_verdict, rate_agrees
+from netctl.measure.prober import End
 from netctl.measure.statistics import wilson
 from protos.errors import LinkError
-
-End = tuple[str | None, str]
-"""A namespace (None: the present one) and an address in it."""
 
 _IPERF3_PORT, _IRTT_PORT = 5261, 2162
 _PAYLOAD_BYTES = 1400
@@ -145,28 +143,17 @@ def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
         ("uplink", link.uplink, "send", told.sent, told.there),
         ("downlink", link.downlink, "receive", told.there, told.back),
     ):
-        symmetric = conditions.distribution in ("uniform", "normal")
-        expected_ms = conditions.delay_ms if symmetric else conditions.mean_delay_ms
         # irtt stamps where it runs, not where packets pass: what that takes is measured without a link.
         own_ms = bare.delay_ms(name, symmetric=True)
         # And a ping takes its time at the rate.
         own_ms += conditions.transmission_ms(_PING_BYTES + 28)
-        found_ms = told.delay_ms(name, symmetric=symmetric) - own_ms
-        band_ms = delay_band_ms(expected_ms)
-        verdicts.append(
-            Verdict(
-                way, "delay (irtt)", "ms", expected_ms, found_ms, None, None, f"±{band_ms:.3g} ms",
-                abs(found_ms - expected_ms) <= band_ms,
-            )
-        )  # fmt: skip
-        verdicts.append(_loss(way, conditions, offered - came, offered))
+        found_ms = told.delay_ms(name, symmetric=conditions.delay_is_symmetric) - own_ms
+        lost = wilson(max(0, offered - came), offered)
+        verdicts += [
+            delay_verdict(way, "delay (irtt)", conditions, found_ms),
+            loss_verdict(way, "loss (irtt)", conditions, lost),
+        ]
     return verdicts
-
-
-def _loss(way: str, conditions: DirectionConditions, lost: int, offered: int) -> Verdict:
-    asked = 1 - (1 - conditions.loss) * (1 - conditions.corrupt)
-    clustering = max(1.0, 2 * conditions.mean_burst_packets - 1) if conditions.loss_model else 1.0
-    return share_verdict(way, "loss (irtt)", asked, wilson(max(0, lost), offered), clustering)
 
 
 @contextmanager

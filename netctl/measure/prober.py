@@ -72,6 +72,10 @@ class DirectionMeasurement:
     """The share of dense probes that a later one overtook."""
 
 
+End = tuple[str | None, str]
+"""A namespace (None: the present one) and an address in it."""
+
+
 class UntoldError(LinkError):
     """A measurement could not be made as it must be, so nothing is told from it."""
 
@@ -81,8 +85,8 @@ class Path:
 
     def __init__(
         self,
-        sender: tuple[str | None, str],
-        receiver: tuple[str | None, str],
+        sender: End,
+        receiver: End,
         port: int = 0,
         *,
         corrupting: bool = False,

@@ -33,6 +33,12 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> Estimate:
     return Estimate(p, low, high, trials)
 
 
+def clustered(share: float, trials: int, burst: float, z: float = Z_95) -> Estimate:
+    """Wilson's interval where successes come in bursts of this mean length: they tell less."""
+    fewer = max(1, round(trials / max(1.0, 2 * burst - 1)))
+    return wilson(round(share * fewer), fewer, z)
+
+
 def median_interval(samples: Sequence[float]) -> Estimate:
     """The median with its distribution-free interval from order statistics (at least six samples)."""
     ordered = sorted(samples)
