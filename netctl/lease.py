@@ -152,13 +152,17 @@ class Held:
 
     def renew(self) -> None:
         """Hold it for another term from now on; LinkError where it ran out before."""
+        self.require()
+        self._lease = replace(self._lease, ends_s=now_s() + self._lease_s)
+        _written_aside(self._lease).replace(self._lease.path)
+
+    def require(self) -> None:
+        """LinkError where it ran out."""
         if _read(self._lease.path) is None:
             raise LinkError(
                 f"the lease of {self._lease.interface} ran out, and the interface was restored: this "
                 f"process had not renewed it for {self._lease_s:g} s"
             )
-        self._lease = replace(self._lease, ends_s=now_s() + self._lease_s)
-        _written_aside(self._lease).replace(self._lease.path)
 
 
 @contextlib.contextmanager
@@ -187,10 +191,15 @@ def held(
         raise LinkError(f"{interface} is being shaped by another netctl ({lease.path})") from None
     finally:
         partial.unlink()
+    present = Held(lease, lease_s)
     try:
         for _ in range(GUARDIANS):
             _start_guardian(lease)
-        yield Held(lease, lease_s)
+        yield present
+    except LinkError:
+        # What the kernel refuses once the interface has been restored, it refuses for that reason.
+        present.require()
+        raise
     finally:
         release(lease)
 

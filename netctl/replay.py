@@ -26,6 +26,8 @@ from netctl.traces.trace import (
 Step = TypeVar("Step", RateStep, ConditionStep)
 
 _FRAME_BITS = 1514 * 8
+_LOOK_S = 0.02
+"""What a look may take without making a change late, this machine being busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +60,37 @@ def leading(steps: Iterator[RateStep]) -> Iterator[RateStep]:
         before = step
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is to be done between changes, about so often: given what the kernel should have then."""
+
+    period_s: float
+    look: Callable[[tree.Tree], None]
+
+
 def replay_opportunities(
     interface: str,
     trace: OpportunityTrace,
+    base: tree.Tree,
     *,
     begin_s: float,
     duration_s: float,
     mtu_bytes: int = 1500,
     namespace: str | None = None,
+    watch: Watch | None = None,
 ) -> ReplayReport:
     """Change a metered tree's rate as a trace says, from `begin_s` of time.monotonic() on.
 
-    The tree (kernel.tree with varying=True) is the caller's to make and to remove.
+    The tree `base` (kernel.tree with varying=True) is the caller's to install and to remove.
     """
     steps = leading(looped(rate_steps(trace), trace.period_ms))
 
-    def change(netlink: Netlink, index: int, step: RateStep) -> None:
-        tree.change_rate(netlink, index, tree.htb_class(step.rate_bps, mtu_bytes))
+    def change(netlink: Netlink, index: int, step: RateStep) -> tree.Tree:
+        rate = tree.htb_class(step.rate_bps, mtu_bytes)
+        tree.change_rate(netlink, index, rate)
+        return replace(base, rate=rate)
 
-    return _replay(interface, namespace, steps, change, begin_s, duration_s)
+    return _replay(interface, namespace, steps, change, base, begin_s, duration_s, watch)
 
 
 def replay_conditions(
@@ -90,6 +104,7 @@ def replay_conditions(
     exempt: tuple[Exemption, ...] = (),
     netem_here: bool = True,
     namespace: str | None = None,
+    watch: Watch | None = None,
 ) -> ReplayReport:
     """Change a metered tree's rate, delay and loss as a table says; what it does not say is `base`'s.
 
@@ -97,13 +112,18 @@ def replay_conditions(
     """
     steps = interpolation(trace, interpolated_ms) if interpolated_ms is not None else laps(trace)
 
-    def change(netlink: Netlink, index: int, step: ConditionStep) -> None:
-        del index
+    def planned(step: ConditionStep) -> tree.Tree:
         wanted = step.on(base)
-        planned = tree.tree(wanted, varying=True, exempt=exempt, netem_here=netem_here)
-        tree.change(netlink, interface, planned)
+        return tree.tree(wanted, varying=True, exempt=exempt, netem_here=netem_here)
 
-    return _replay(interface, namespace, steps, change, begin_s, duration_s)
+    def change(netlink: Netlink, index: int, step: ConditionStep) -> tree.Tree:
+        del index
+        present = planned(step)
+        tree.change(netlink, interface, present)
+        return present
+
+    first = planned(trace.steps[0])
+    return _replay(interface, namespace, steps, change, first, begin_s, duration_s, watch)
 
 
 def laps(trace: ConditionTrace) -> Iterator[ConditionStep]:
@@ -124,24 +144,53 @@ def _replay(
     interface: str,
     namespace: str | None,
     steps: Iterator[Step],
-    change: Callable[[Netlink, int, Step], None],
+    change: Callable[[Netlink, int, Step], tree.Tree],
+    present: tree.Tree,
     begin_s: float,
     duration_s: float,
+    watch: Watch | None,
 ) -> ReplayReport:
     minimise_timer_slack()
     prefer_in_real_time()
     late_ms = []
+    pause = _Pause(watch, begin_s)
     with Netlink(namespace) as netlink:
         index = netlink.index(interface)
         for step in steps:
             due_s = begin_s + step.start_ms / 1e3
             if due_s >= begin_s + duration_s:
                 # The last step holds until the end.
-                sleep_until(begin_s + duration_s)
+                pause.until(begin_s + duration_s, present)
                 break
-            sleep_until(due_s)
-            change(netlink, index, step)
+            pause.until(due_s, present)
+            present = change(netlink, index, step)
             late_ms.append((time.monotonic() - due_s) * 1e3)
+    return _report(late_ms)
+
+
+class _Pause:
+    """Waiting for the next change, with a look at the watch where there is time for one."""
+
+    def __init__(self, watch: Watch | None, begin_s: float) -> None:
+        self._watch = watch
+        self._looked_s = begin_s
+
+    def until(self, due_s: float, present: tree.Tree) -> None:
+        """Return at a time of time.monotonic()."""
+        while self._watch is not None:
+            wanted_s = self._looked_s + self._watch.period_s
+            look_s = max(wanted_s, time.monotonic())
+            overdue = look_s > wanted_s + self._watch.period_s / 2
+            # In a gap between changes; where there was none for long, at a change's cost.
+            if due_s - look_s < _LOOK_S and not overdue:
+                break
+            sleep_until(look_s)
+            self._watch.look(present)
+            self._looked_s = time.monotonic()
+        sleep_until(due_s)
+
+
+def _report(late_ms: list[float]) -> ReplayReport:
     if not late_ms:
         return ReplayReport(0, 0.0, 0.0, 0.0)
     ordered = sorted(late_ms)

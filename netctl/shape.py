@@ -68,7 +68,7 @@ def shape(
             tree.change(netlink, shaped, planned)
             late_ms = (time.time() - at_s) * 1e3
             print(f"{interface} changed {late_ms:.3f} ms late", file=sys.stderr)
-        _compare(netlink, shaped, planned)
+        tree.check(netlink, shaped, planned)
         print(f"{interface} is shaped: {tree.describe(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
         ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
@@ -84,7 +84,7 @@ def shape(
                 planned = _planned(next_conditions, exempt, with_netem)
                 tree.change(netlink, shaped, planned)
                 change_ms, next_conditions = next(changes)
-            _compare(netlink, shaped, planned)
+            tree.check(netlink, shaped, planned)
     print(f"{interface} is restored", file=sys.stderr)
 
 
@@ -178,9 +178,3 @@ def refuse_foreign(netlink: Netlink, interface: str) -> None:
             f"{interface} already carries a {kind} qdisc (handle {handle}) that netctl did not "
             "make; it is left alone"
         )
-
-
-def _compare(netlink: Netlink, interface: str, planned: tree.Tree) -> None:
-    wrong = tree.differences(planned, tree.read_back(netlink, interface))
-    if wrong:
-        raise LinkError(f"{interface} is not shaped as it was asked to be: {'; '.join(wrong)}")

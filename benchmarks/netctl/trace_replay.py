@@ -71,15 +71,17 @@ def on_netem(path: Path, duration_s: float) -> ReplayError:
     trace = read_opportunities(path)
     asked = DirectionConditions(round(trace.mean_rate_bps), queue_bytes=_QUEUE_BYTES)
     interface = "board-c"
+    planned = tree.tree(asked, varying=True)
     with bench_link("netem", one_way(DirectionConditions())):
         with Netlink(AIR_NAMESPACE) as netlink:
             tree.remove(netlink, interface)
-            tree.install(netlink, interface, tree.tree(asked, varying=True))
+            tree.install(netlink, interface, planned)
         with saturated(DEVICE, CLOUD, _offered_bps(trace)) as received:
             begin_s = time.monotonic() + 0.5
             report = replay_opportunities(
-                interface, trace, begin_s=begin_s, duration_s=duration_s, namespace=AIR_NAMESPACE
-            )
+                interface, trace, planned,
+                begin_s=begin_s, duration_s=duration_s, namespace=AIR_NAMESPACE,
+            )  # fmt: skip
             time.sleep(0.2)
     got = received.windows(begin_s, duration_s)
     return deviation(path.name, got, trace, 0, report.late_ms_p99)

@@ -29,9 +29,9 @@ from netctl.hold import hold
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.lease import leases, restore
+from netctl.lease import RENEWALS, leases, restore
 from netctl.linux import die_with_parent
-from netctl.replay import replay_conditions, replay_opportunities
+from netctl.replay import Watch, replay_conditions, replay_opportunities
 from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
@@ -139,15 +139,25 @@ def _replay(arguments: argparse.Namespace) -> None:
         first = trace.steps[0].on(asked)
     duration_s = (arguments.duration or trace.period_ms) / 1e3
     planned = tree.tree(first, varying=True, exempt=exempt, netem_here=with_netem)
-    # The trace is the whole of it: a lease as long as that, and the guardians for what comes between.
-    lease_s = duration_s + arguments.lease / 1e3
+    lease_s = arguments.lease / 1e3
     with (
         Netlink() as netlink,
-        taken(netlink, arguments.interface, planned, lease_s, arguments.incoming) as (_, shaped),
+        taken(
+            netlink, arguments.interface, planned, lease_s, arguments.incoming
+        ) as held_and_shaped,
     ):
+        lease, shaped = held_and_shaped
+
+        def look(present: tree.Tree) -> None:
+            lease.renew()
+            tree.check(netlink, shaped, present)
+
+        watch = Watch(lease_s / RENEWALS, look)
         begin_s = time.monotonic() + 0.05
         if isinstance(trace, OpportunityTrace):
-            report = replay_opportunities(shaped, trace, begin_s=begin_s, duration_s=duration_s)
+            report = replay_opportunities(
+                shaped, trace, planned, begin_s=begin_s, duration_s=duration_s, watch=watch
+            )
         else:
             report = replay_conditions(
                 shaped,
@@ -158,6 +168,7 @@ def _replay(arguments: argparse.Namespace) -> None:
                 interpolated_ms=arguments.interpolate,
                 exempt=exempt,
                 netem_here=with_netem,
+                watch=watch,
             )
     text = (
         f"{report.changes} changes in {duration_s:g} s, late by {report.late_ms_p50:.3f} ms "

@@ -460,6 +460,13 @@ def describe(planned: Tree) -> str:
     return "; ".join(parts)
 
 
+def check(netlink: Netlink, interface: str, planned: Tree) -> None:
+    """LinkError where the kernel has something else than was asked of it."""
+    wrong = differences(planned, read_back(netlink, interface))
+    if wrong:
+        raise LinkError(f"{interface} is not shaped as it was asked to be: {'; '.join(wrong)}")
+
+
 def differences(asked: Tree, shown: Tree | None) -> list[str]:
     """How what the kernel shows differs from what was asked of it, in the kernel's units."""
     if shown is None:

@@ -212,6 +212,51 @@ def test_netem_replays_a_table_of_rates_delays_and_losses() -> None:
     in_a_sandbox(check)
 
 
+OPPORTUNITIES = "".join(f"{at}\n" for at in range(1, 2001, 2))
+"""In Mahimahi's format: a packet each other millisecond for two seconds."""
+
+
+def replay_of_opportunities(folder: str, *arguments: str) -> subprocess.Popen[str]:
+    trace = Path(folder) / "trace"
+    trace.write_text(OPPORTUNITIES)
+    return netctl("replay", INTERFACE, "--trace", str(trace), *arguments)
+
+
+def test_a_replay_that_hangs_loses_its_lease() -> None:
+    def check() -> None:
+        before = qdisc()
+        with tempfile.TemporaryDirectory() as folder:
+            process = replay_of_opportunities(folder, "--for", "600 s", "--lease", "1 s")
+            wait_until(lambda: qdisc() != before)
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: qdisc() == before)
+            process.send_signal(signal.SIGCONT)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert INTERFACE in errors
+
+    in_a_sandbox(check)
+
+
+def test_what_somebody_changes_below_a_replay_is_noticed_and_taken_away() -> None:
+    def check() -> None:
+        before = qdisc()
+        with tempfile.TemporaryDirectory() as folder:
+            process = replay_of_opportunities(folder, "--for", "600 s", "--lease", "2 s")
+            wait_until(lambda: "bfifo" in tc("tc", "qdisc", "show", "dev", INTERFACE))
+            queue = qdisc("bfifo")
+            tc(
+                "tc", "qdisc", "change", "dev", INTERFACE, "parent", queue["parent"],
+                "handle", queue["handle"], "bfifo", "limit", "4000",
+            )  # fmt: skip
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert "queue.limit is 4000, not " in errors
+        assert qdisc() == before
+
+    in_a_sandbox(check)
+
+
 def ordered(process: subprocess.Popen[str], order: dict[str, Any]) -> dict[str, Any]:
     """Give a holding netctl an order; its answer."""
     assert process.stdin is not None
