@@ -68,10 +68,11 @@ def check_direction(
 
 def _loss(direction: str, asked: DirectionConditions, measured: dict[str, Any]) -> Check:
     # A probe with a flipped bit is lost to whoever checks its sum.
-    expected, value = asked.undelivered, measured["value"]
-    burst = asked.mean_burst_packets if asked.loss_model is not None and asked.up else 1.0
-    interval = clustered(value, measured["samples"], burst)
-    low, high = interval.low, interval.high
+    expected = asked.undelivered
+    value, low, high = measured["value"], measured["low"], measured["high"]
+    if asked.loss_model is not None and asked.up:
+        interval = clustered(value, measured["samples"], asked.mean_burst_packets)
+        low, high = interval.low, interval.high
     return Check(
         direction,
         "loss",
