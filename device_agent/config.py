@@ -65,6 +65,13 @@ class ModelSettings(AnswerSettings):
     stall_ms: float = Field(
         500.0, gt=0, description="for how long reading a prompt may hold up running generations"
     )
+    stream_interval_ms: float = Field(
+        5.0,
+        ge=0,
+        le=1000,
+        description="what a stream says within this time after its last piece is sent as one piece: "
+        "fewer and larger packets; 0 sends each token by itself",
+    )
     queue_length: int = Field(64, ge=0, description="requests that wait for a place")
     key_value_type: Literal["f32", "f16", "q8_0", "q4_0"] = Field(
         "f16", description="of the context's memory; q8_0 halves it"

@@ -57,6 +57,7 @@ async def open_engine(settings: ModelSettings, registry: CollectorRegistry) -> E
             queue_length=settings.queue_length,
             key_value_type=settings.key_value_type,
             stall_s=settings.stall_ms / 1e3,
+            stream_interval_s=settings.stream_interval_ms / 1e3,
             draft_tokens=settings.draft_tokens,
             contexts=settings.adapter_contexts,
         ),

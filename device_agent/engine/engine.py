@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -88,6 +89,8 @@ class EngineSettings:
     """For how long reading a prompt may hold up running generations."""
     draft_tokens: int = 4
     """Proposed at a time, where there is a draft model."""
+    stream_interval_s: float = 0.0
+    """What a stream says within this time after its last piece is told together, as one piece."""
     contexts: int = 1
     """With more than one, sets of adapters get one each: changing them costs nothing, but memory."""
 
@@ -102,6 +105,8 @@ class _Job:
     lane: Lane
     memory: bytes | None = None
     """Keys and values of a generation that was handed over."""
+    told_s: float = -math.inf
+    """When its stream was told something last."""
 
     @property
     def group(self) -> _Group:
@@ -439,6 +444,7 @@ class Engine:
                 if self._closing:
                     return
             if self._chores:
+                self._tell_all()
                 self._chores.popleft()()
             self._drop_unwanted()
             self._admit()
@@ -476,6 +482,8 @@ class Engine:
             outcome = event.finish_reason
             if self._observer is not None:
                 self._observer.completed(event)
+        elif job.generation.stream:
+            self._tell(job, time.monotonic())
         self.statistics.outcomes[outcome] += 1
         self._outbox.append((job.generation, event))
 
@@ -566,8 +574,17 @@ class Engine:
 
     def _pass(self) -> None:
         """One pass through the model for the sequences of one set of adapters."""
+        group = self._next_group()
+        if len(group) < len(self._active) or not all(job.sequence.decoding for job in group):
+            # Somebody is passed over or held up: what there is to tell is not.
+            self._tell_all()
+        first = group[0]
+        if first.lane.use(first.sequence.set_in_use):
+            self.statistics.adapter_switches += 1
+            # What changing costs, about a pass of a small model, is to be worth it.
+            self._turn_ends = self.statistics.passes + _TURN_PASSES
         # An image is read in passes of its own.
-        jobs = [job for job in self._next_group() if not self._read_image(job)]
+        jobs = [job for job in group if not self._read_image(job)]
         if not jobs:
             return
         lane = jobs[0].lane
@@ -681,11 +698,6 @@ class Engine:
             if len(groups) > 1:
                 group = self._whose_turn(groups)
                 jobs = [job for job in jobs if job.group == group]
-        first = jobs[0]
-        if first.lane.use(first.sequence.set_in_use):
-            self.statistics.adapter_switches += 1
-            # What changing costs, about a pass of a small model, is to be worth it.
-            self._turn_ends = self.statistics.passes + _TURN_PASSES
         self._turn = group
         return list(jobs)
 
@@ -748,11 +760,12 @@ class Engine:
                 chosen.append((job, row, tokens))
             row += 1 + len(draft)
         made = self._score(chosen, logits)
+        now_s = time.monotonic()
         for job, _, tokens in chosen:
             sequence = job.sequence
             if not sequence.timing.first_token_s:
-                sequence.timing.first_token_s = time.monotonic()
-            self._grow(job, drafts.get(sequence, []), [next(made) for _ in tokens])
+                sequence.timing.first_token_s = now_s
+            self._grow(job, drafts.get(sequence, []), [next(made) for _ in tokens], now_s)
         return sum(len(tokens) for _, _, tokens in chosen)
 
     @staticmethod
@@ -805,7 +818,11 @@ class Engine:
                 at += 1
 
     def _grow(
-        self, job: _Job, draft: list[int], made: list[tuple[Token, TokenScore | None]]
+        self,
+        job: _Job,
+        draft: list[int],
+        made: list[tuple[Token, TokenScore | None]],
+        now_s: float,
     ) -> None:
         """Give a sequence its tokens, and let it leave where the last has come."""
         sequence = job.sequence
@@ -829,8 +846,22 @@ class Engine:
             if job.generation.stream:
                 self._outbox.append((job.generation, sequence.take_last_delta()))
             self._remove(job, completion)
-        elif job.generation.stream and (delta := sequence.take_delta()) is not None:
+        elif job.generation.stream and now_s - job.told_s >= self.settings.stream_interval_s:
+            self._tell(job, now_s)
+
+    def _tell(self, job: _Job, now_s: float) -> None:
+        """Tell a stream what there is of its text."""
+        if (delta := job.sequence.take_delta()) is not None:
+            job.told_s = now_s
             self._outbox.append((job.generation, delta))
+
+    def _tell_all(self) -> None:
+        """Tell every stream what has been kept back, now."""
+        now_s = time.monotonic()
+        for job in self._active:
+            if job.generation.stream:
+                self._tell(job, now_s)
+        self._send()
 
 
 def _deliver(events: list[tuple[Generation, Event]]) -> None:
