@@ -66,7 +66,7 @@ class ModelSettings(AnswerSettings):
         500.0, gt=0, description="for how long reading a prompt may hold up running generations"
     )
     stream_interval_ms: float = Field(
-        5.0,
+        10.0,
         ge=0,
         le=1000,
         description="what a stream says within this time after its last piece is sent as one piece: "

@@ -17,7 +17,8 @@ from benchmarks.runtime.llama_cpp_programs import free_port, llama_server, runni
 from benchmarks.runtime.subjects import BUILD, Subject, device_agent, qwen, shipped
 
 STREAMS = (1, 4, 8, 16)
-_ROUNDS = 5
+_ROUNDS, _LEAST_S = 5, 15.0
+"""At least so many rounds, and so long: where one takes a tenth of a second, chance rules it."""
 _PROMPT_LETTERS = 48
 
 
@@ -49,19 +50,19 @@ async def _rate(url: str, model: str, prompts: Sequence[str], tokens: int) -> fl
         return sum(counts) / (time.perf_counter() - started_s)
 
 
-def _paired(
-    subject: Subject, streams: int, ours: tuple[str, str], peer: tuple[str, str], rounds: int
-) -> tuple[float, float]:
-    """Median rates of both servers, asked in turns."""
+def _median_rates(
+    subject: Subject, streams: int, servers: Sequence[tuple[str, str]]
+) -> list[float]:
+    """The median rate of each server, asked in turns; of each its URL and its model's name."""
     rng = random.Random(streams)
-    rates: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for (url, model), kept in zip((ours, peer), rates, strict=True):
+    rates: list[list[float]] = [[] for _ in servers]
+    begin_s = time.monotonic()
+    while len(rates[0]) <= _ROUNDS or time.monotonic() < begin_s + _LEAST_S:
+        for (url, model), kept in zip(servers, rates, strict=True):
             prompts = [_prompt(rng) for _ in range(streams)]
-            rate = asyncio.run(_rate(url, model, prompts, subject.tokens))
-            if turn:
-                kept.append(rate)
-    return statistics.median(rates[0]), statistics.median(rates[1])
+            kept.append(asyncio.run(_rate(url, model, prompts, subject.tokens)))
+    # The first round warms them up.
+    return [statistics.median(kept[1:]) for kept in rates]
 
 
 def _against_llama_server(subject: Subject, streams: int) -> Result:
@@ -76,8 +77,8 @@ def _against_llama_server(subject: Subject, streams: int) -> Result:
         ) as url,
         device_agent(subject, parallel=streams) as agent,
     ):
-        ours, peer = (agent.url, agent.model), (url, subject.path.stem)
-        value, peer_value = _paired(subject, streams, ours, peer, _ROUNDS)
+        servers = (agent.url, agent.model), (url, subject.path.stem)
+        value, peer_value = _median_rates(subject, streams, servers)
     name = f"runtime/{subject.name}/streams-{streams}"
     return Result(name, value, "tokens/s", "llama-server", peer_value, 1.0)
 
@@ -101,7 +102,7 @@ def _against_llama_cpp_python(subject: Subject) -> Result:
         running(command, url, BUILD / "llama-cpp-python.log", "/v1/models"),
         device_agent(subject, parallel=streams) as agent,
     ):
-        value, _ = _paired(subject, streams, (agent.url, agent.model), (agent.url, agent.model), 2)
+        (value,) = _median_rates(subject, streams, [(agent.url, agent.model)])
         peer_value = asyncio.run(_whole_rate(url, subject, streams))
     name = f"runtime/{subject.name}/streams-{streams}-python"
     return Result(name, value, "tokens/s", "llama-cpp-python server", peer_value, 3.0)

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Sequences
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -743,9 +743,8 @@ class Engine:
         logits: NDArray[np.float32],
     ) -> int:
         """Choose each job's next tokens from its rows of logits; return how many there are."""
-        likeliest: list[int] = []
-        if any(job.sequence.greedy for job in jobs):
-            likeliest = logits.argmax(axis=1).tolist()
+        greedy = True in [job.sequence.greedy for job in jobs]
+        likeliest: list[int] = logits.argmax(axis=1).tolist() if greedy else []
         chosen: list[tuple[_Job, int, list[int]]] = []
         row = 0
         for job in jobs:
@@ -759,14 +758,16 @@ class Engine:
             if tokens:
                 chosen.append((job, row, tokens))
             row += 1 + len(draft)
-        made = self._score(chosen, logits)
+        scored = self._score(chosen, logits)
         now_s = time.monotonic()
-        for job, _, tokens in chosen:
+        count = 0
+        for (job, _, _), made in zip(chosen, scored, strict=True):
             sequence = job.sequence
             if not sequence.timing.first_token_s:
                 sequence.timing.first_token_s = now_s
-            self._grow(job, drafts.get(sequence, []), [next(made) for _ in tokens], now_s)
-        return sum(len(tokens) for _, _, tokens in chosen)
+            self._grow(job, drafts.get(sequence, []), made, now_s)
+            count += len(made)
+        return count
 
     @staticmethod
     def _choose(
@@ -777,6 +778,8 @@ class Engine:
         logits: NDArray[np.float32],
     ) -> list[int]:
         """The next token, and those after it for as long as the draft guessed them."""
+        if not draft:
+            return [likeliest[row] if sequence.greedy else sequence.draw(logits[row])]
         tokens: list[int] = []
         for guess in [*draft, None]:
             at = row + len(tokens)
@@ -789,33 +792,36 @@ class Engine:
     @staticmethod
     def _score(
         chosen: list[tuple[_Job, int, list[int]]], logits: NDArray[np.float32]
-    ) -> Iterator[tuple[Token, TokenScore | None]]:
-        """Yield every chosen token with its score, where the request wants one."""
+    ) -> list[list[tuple[Token, TokenScore | None]]]:
+        """For each job its tokens, each with its score where the request wants one."""
         rows: list[int] = []
         scored: list[int] = []
         for job, row, tokens in chosen:
             if job.sequence.request.scores:
                 rows += range(row, row + len(tokens))
                 scored += tokens
-        scores: list[TokenScore] = []
-        normalisers = np.empty(0)
-        if rows:
-            wanted = logits if len(rows) == len(logits) else logits[rows]
-            scores, normalisers = score_tokens(wanted, np.asarray(scored))
+        if not rows:
+            return [[(Token(token), None) for token in tokens] for _, _, tokens in chosen]
+        wanted = logits if len(rows) == len(logits) else logits[rows]
+        scores, normalisers = score_tokens(wanted, np.asarray(scored))
         at = 0
+        made: list[list[tuple[Token, TokenScore | None]]] = []
         for job, row, tokens in chosen:
             request = job.sequence.request
+            mine: list[tuple[Token, TokenScore | None]] = []
             for offset, token in enumerate(tokens):
                 if not request.scores:
-                    yield Token(token), None
+                    mine.append((Token(token), None))
                     continue
                 alternatives: tuple[Alternative, ...] = ()
                 if request.top_logprobs:
                     alternatives = _likeliest(
                         logits[row + offset], request.top_logprobs, normalisers[at]
                     )
-                yield Token(token, scores[at].logprob, alternatives), scores[at]
+                mine.append((Token(token, scores[at].logprob, alternatives), scores[at]))
                 at += 1
+            made.append(mine)
+        return made
 
     def _grow(
         self,
