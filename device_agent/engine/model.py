@@ -172,21 +172,26 @@ class Model:
         Raises:
             InvalidTaskError: the template takes no such conversation.
         """
-        pieces = {}
+        marks = self._template_marks
+        try:
+            prompt = self._chat_template.render(
+                messages=messages, add_generation_prompt=True, **marks
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidTaskError(f"the model's chat template refuses this: {error}") from None
+        # `tokenize` adds the BOS token itself.
+        return prompt.removeprefix(marks["bos_token"])
+
+    @cached_property
+    def _template_marks(self) -> dict[str, str]:
+        marks = {}
         for name, token in (
             ("bos_token", llama_cpp.llama_vocab_bos(self.vocabulary)),
             ("eos_token", llama_cpp.llama_vocab_eos(self.vocabulary)),
         ):
             text = llama_cpp.llama_vocab_get_text(self.vocabulary, token) if token >= 0 else None
-            pieces[name] = text.decode() if text else ""
-        try:
-            prompt = self._chat_template.render(
-                messages=messages, add_generation_prompt=True, **pieces
-            )
-        except jinja2.TemplateError as error:
-            raise InvalidTaskError(f"the model's chat template refuses this: {error}") from None
-        # `tokenize` adds the BOS token itself.
-        return prompt.removeprefix(pieces["bos_token"]) if pieces["bos_token"] else prompt
+            marks[name] = text.decode() if text else ""
+        return marks
 
     @cached_property
     def description(self) -> ModelDescription:
