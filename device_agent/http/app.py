@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
-import secrets
 import time
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -21,8 +18,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
 
 from device_agent.chat import EngineChat
-from device_agent.engine import Completion, Delta, Engine, GenerateRequest, Generation, Token
+from device_agent.engine import Delta, Engine, GenerateRequest, Generation
 from device_agent.http import errors, schemas, translate
+from device_agent.http.shapes import ChatShape, Shape, TextShape
+from device_agent.tracing import describe_usage
 from protos.errors import AirloomError, CancelledTaskError, InvalidTaskError
 
 T = TypeVar("T")
@@ -64,13 +63,13 @@ def create_app(chat: EngineChat, registry: CollectorRegistry, api_key: str = "")
     @app.post("/v1/chat/completions", response_model=schemas.ChatCompletion, **streamed)
     async def chat_completions(body: schemas.ChatCompletionRequest, request: Request) -> Response:
         wanted = translate.chat_requests(chat, body)
-        shape = _ChatShape(engine, body.model, bool(body.logprobs))
+        shape = ChatShape(engine, body.model, bool(body.logprobs))
         return await _answer(engine, wanted, body, shape, request)
 
     @app.post("/v1/completions", response_model=schemas.TextCompletion, **streamed)
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         wanted = translate.text_requests(engine, body)
-        shape = _TextShape(engine, body.model, body.logprobs is not None)
+        shape = TextShape(engine, body.model, body.logprobs is not None)
         return await _answer(engine, wanted, body, shape, request)
 
     @app.post("/v1/embeddings", response_model=schemas.Embeddings, **common)
@@ -143,153 +142,34 @@ def _cards(engine: Engine, created: int) -> list[schemas.ModelCard]:
     ]
 
 
-class _Shape(ABC):
-    """How an endpoint writes its answers, whole and in pieces."""
-
-    prefix: str
-    kind: str
-    chunk_kind: str
-
-    def __init__(self, engine: Engine, model: str, logprobs: bool) -> None:
-        self.engine = engine
-        self.logprobs = logprobs
-        self.head: dict[str, Any] = {
-            "id": f"{self.prefix}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": f"airloom-{engine.description.sha256[:12]}",
-        }
-
-    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        return {
-            **self.head,
-            "object": self.kind,
-            "choices": [self.choice(i, one) for i, one in enumerate(completions)],
-            "usage": translate.usage(completions).model_dump(),
-        }
-
-    def chunk(self, choice: dict[str, Any] | None, usage: object = None) -> bytes:
-        """One server-sent event."""
-        body = {
-            **self.head,
-            "object": self.chunk_kind,
-            "choices": [] if choice is None else [choice],
-            "usage": usage,
-        }
-        return f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
-
-    @abstractmethod
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def opening(self, index: int) -> dict[str, Any] | None: ...
-
-    @abstractmethod
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def closing(self, index: int, completion: Completion) -> dict[str, Any]: ...
-
-
-class _ChatShape(_Shape):
-    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if not self.logprobs:
-            return None
-        return translate.chat_logprobs(self.engine, tokens).model_dump()
-
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
-            "logprobs": self._logprobs(completion.tokens),
-            "finish_reason": translate.finish_reason(completion),
-        }
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        return {
-            "index": index,
-            "delta": {"content": delta.text},
-            "logprobs": self._logprobs(delta.tokens),
-            "finish_reason": None,
-        }
-
-    def closing(self, index: int, completion: Completion) -> dict[str, Any]:
-        reason = translate.finish_reason(completion)
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
-
-
-class _TextShape(_Shape):
-    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
-
-    def __init__(self, engine: Engine, model: str, logprobs: bool) -> None:
-        super().__init__(engine, model, logprobs)
-        self._offsets: dict[int, int] = {}
-
-    def _logprobs(self, tokens: Sequence[Token], offset: int = 0) -> dict[str, Any] | None:
-        if not self.logprobs:
-            return None
-        return translate.text_logprobs(self.engine, tokens, offset).model_dump()
-
-    def choice(self, index: int, completion: Completion) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": completion.text,
-            "logprobs": self._logprobs(completion.tokens),
-            "finish_reason": translate.finish_reason(completion),
-        }
-
-    def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002
-        return None
-
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + len(delta.text)
-        return {
-            "index": index,
-            "text": delta.text,
-            "logprobs": self._logprobs(delta.tokens, offset),
-            "finish_reason": None,
-        }
-
-    def closing(self, index: int, completion: Completion) -> dict[str, Any]:
-        reason = translate.finish_reason(completion)
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
-
-
 async def _answer(
     engine: Engine,
     wanted: Sequence[GenerateRequest],
     body: schemas.GenerationOptions,
-    shape: _Shape,
+    shape: Shape,
     request: Request,
 ) -> Response:
-    stream = bool(body.stream)
     generations: list[Generation] = []
     try:
         for each in wanted:
-            generations.append(await engine.start(each, stream=stream))
-        if stream:
+            generations.append(await engine.start(each, stream=bool(body.stream)))
+        if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             events = _events(generations, shape, with_usage=with_usage)
             return StreamingResponse(events, media_type="text/event-stream")
         completions = await _unless_gone(
             request, asyncio.gather(*(generation.completion() for generation in generations))
         )
-        return JSONResponse(shape.whole(completions))
     except BaseException:
         for generation in generations:
             generation.cancel()
         raise
+    describe_usage(completions)
+    return JSONResponse(shape.whole(completions))
 
 
 async def _events(
-    generations: Sequence[Generation], shape: _Shape, *, with_usage: bool
+    generations: Sequence[Generation], shape: Shape, *, with_usage: bool
 ) -> AsyncIterator[bytes]:
     """Server-sent events of all choices; a client that leaves stops the generations."""
     try:
@@ -304,6 +184,7 @@ async def _events(
             yield shape.chunk(shape.closing(index, completion))
         if with_usage:
             yield shape.chunk(None, translate.usage(completions).model_dump())
+        describe_usage(completions)
         yield b"data: [DONE]\n\n"
     except AirloomError as error:
         _, described = errors.describe(error)

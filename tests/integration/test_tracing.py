@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import httpx
 from agents import Agents, free_port, healthy
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from test_agents import (
@@ -36,25 +39,33 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-async def test_device_and_cloud_share_one_trace(agents: Agents) -> None:
+@contextlib.asynccontextmanager
+async def collecting() -> AsyncIterator[tuple[Collector, dict[str, Any]]]:
+    """A collector, and the settings that send spans to it."""
     collector, server = Collector(), grpc.aio.server()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    tracing = {"endpoint": f"127.0.0.1:{port}", "plaintext": True}
+    try:
+        yield collector, {"endpoint": f"127.0.0.1:{port}", "plaintext": True}
+    finally:
+        await server.stop(None)
+
+
+async def test_device_and_cloud_share_one_trace(agents: Agents) -> None:
     folder, cloud_port = agents.folder, free_port()
-    started = []
-    for kind, name, settings in (
-        ("cloud", "cloud", cloud_settings(folder, cloud_port, PLAINTEXT)),
-        ("device", "board", device_settings(folder, cloud_port, PLAINTEXT)),
-    ):
-        started.append(await agents.start(kind, name, {**settings, "tracing": tracing}))
-        await healthy(f"unix:{folder}/{name}.sock")
-    await until_registered(folder, ["board"])
-    await infer(folder, question())
-    # An agent that stops sends what it still has.
-    await asyncio.gather(*(agent.stop() for agent in started))
-    await server.stop(None)
+    async with collecting() as (collector, tracing):
+        started = []
+        for kind, name, settings in (
+            ("cloud", "cloud", cloud_settings(folder, cloud_port, PLAINTEXT)),
+            ("device", "board", device_settings(folder, cloud_port, PLAINTEXT)),
+        ):
+            started.append(await agents.start(kind, name, {**settings, "tracing": tracing}))
+            await healthy(f"unix:{folder}/{name}.sock")
+        await until_registered(folder, ["board"])
+        await infer(folder, question())
+        # An agent that stops sends what it still has.
+        await asyncio.gather(*(agent.stop() for agent in started))
     spans = {f"{service} {span.name}": span for service, span in collector.spans}
     device = spans["device-agent board device"]
     assert not device.parent_span_id
@@ -69,3 +80,35 @@ async def test_device_and_cloud_share_one_trace(agents: Agents) -> None:
     attributes = {a.key: a.value for a in generate.attributes}
     assert attributes["gen_ai.response.model"].string_value == "airloom-cloud"
     assert attributes["gen_ai.usage.output_tokens"].int_value > 0
+
+
+async def test_an_http_request_continues_its_callers_trace(agents: Agents) -> None:
+    folder, port = agents.folder, free_port()
+    settings = device_settings(folder, None, PLAINTEXT)
+    settings["http"] = {"listen": f"127.0.0.1:{port}", "security": PLAINTEXT}
+    trace_id, caller_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace_id}-{caller_id}-01"}
+    body = {"model": "airloom-mathematics", "prompt": "What is 2+2?", "max_tokens": 4}
+    async with collecting() as (collector, tracing):
+        agent = await agents.start("device", "board", {**settings, "tracing": tracing})
+        await healthy(f"unix:{folder}/board.sock")
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+            whole = await client.post(url, json=body)
+            streamed = await client.post(url, json={**body, "stream": True})
+            await client.post(url, json={**body, "prompt": "x " * 5000})
+        await agent.stop()
+    assert whole.is_success
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    spans = [span for _, span in collector.spans]
+    requests = [span for span in spans if span.name == "POST /v1/completions"]
+    assert len(requests) == 3
+    assert {span.parent_span_id.hex() for span in requests} == {caller_id}
+    assert {span.trace_id.hex() for span in spans} == {trace_id}
+    written = [
+        attribute.value.int_value
+        for span in spans
+        for attribute in span.attributes
+        if attribute.key == "gen_ai.usage.output_tokens"
+    ]
+    assert written == [whole.json()["usage"]["completion_tokens"]] * 2
