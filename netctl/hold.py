@@ -21,7 +21,7 @@ from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import restore
-from netctl.linux import minimise_timer_slack
+from netctl.linux import minimise_timer_slack, processors_awake
 from netctl.shape import netem_here, taken
 from protos.errors import AirloomError, ConfigurationError, LinkError
 
@@ -110,8 +110,10 @@ def _obey(
             f"at_s is {due_s - time.time():.1f} s away, beyond the lease of {lease_s:g} s; send the "
             "order later or ask for a longer lease"
         )
-    while (left_s := due_s - time.time()) > 0:
-        time.sleep(left_s)
+    if "at_s" in order:
+        with processors_awake():
+            while (left_s := due_s - time.time()) > 0:
+                time.sleep(left_s)
     tree.change(netlink, shaped, planned)
     late_ms = (time.time() - due_s) * 1e3
     differences = tree.differences(planned, tree.read_back(netlink, shaped))

@@ -13,7 +13,7 @@ from netctl.conditions import DirectionConditions
 from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
-from netctl.linux import minimise_timer_slack, prefer_in_real_time
+from netctl.linux import minimise_timer_slack, prefer_in_real_time, processors_awake
 from netctl.traces.trace import (
     ConditionStep,
     ConditionTrace,
@@ -90,7 +90,8 @@ def replay_opportunities(
         tree.change_rate(netlink, index, rate)
         return replace(base, rate=rate)
 
-    return _replay(interface, namespace, steps, change, base, begin_s, duration_s, watch)
+    with processors_awake():
+        return _replay(interface, namespace, steps, change, base, begin_s, duration_s, watch)
 
 
 def replay_conditions(

@@ -19,7 +19,7 @@ from netctl.kernel import tree
 from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import RENEWALS, Held, held, restore
-from netctl.linux import minimise_timer_slack
+from netctl.linux import minimise_timer_slack, processors_awake
 from netctl.timeline import moments
 from protos.errors import LinkError, UnsupportedConditionError
 
@@ -150,7 +150,8 @@ def _wait_until(at_s: float, lease: Held, lease_s: float) -> bool:
             return False
         lease.renew()
     minimise_timer_slack()
-    time.sleep(max(0.0, at_s - time.time()))
+    with processors_awake():
+        time.sleep(max(0.0, at_s - time.time()))
     return True
 
 

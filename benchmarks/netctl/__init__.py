@@ -110,6 +110,7 @@ def _file() -> Iterator[Path]:
 def _updates(found: Mapping[str, float]) -> list[Result]:
     return [
         Result("netctl/change/tc", found["ours"], "ms", "forked tc", found["tc"], at_most=0.2),
+        Result("netctl/change/tc-batch", found["ours"], "ms", "tc -batch", found["kept_tc"]),
         Result(
             "netctl/change/pyroute2", found["ours"], "ms", "pyroute2", found["pyroute2"], at_most=1
         ),

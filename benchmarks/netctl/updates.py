@@ -1,4 +1,4 @@
-"""What it costs to change a rate: ours against a forked tc and pyroute2; and 1,000 changes a second."""
+"""What a change of rate costs: ours against tc, forked and kept, and pyroute2; and 1,000 of them a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netctl import execute
 from netctl.kernel import netlink as nl
 from netctl.kernel import qdiscs, tree
 from netctl.kernel.netlink import Netlink, TrafficControl
-from netctl.linux import minimise_timer_slack, prefer_in_real_time
+from netctl.linux import minimise_timer_slack, prefer_in_real_time, processors_awake
 from netctl.replay import sleep_until
 from testbed.sandbox import run_in_sandbox
 
@@ -47,14 +47,23 @@ def _median_ms(change: Callable[[int], None], changes: int) -> float:
     return statistics.median(times) * 1e3
 
 
+def _words(rate_bps: int) -> list[str]:
+    return [
+        "class", "change", "dev", _INTERFACE, "parent", "a1f3:", "classid", "a1f3:1",
+        "htb", "rate", f"{rate_bps}bit", "burst", "4k", "quantum", "3028",
+    ]  # fmt: skip
+
+
 def _forked_tc(rate_bps: int) -> None:
-    subprocess.run(
-        [
-            "tc", "class", "change", "dev", _INTERFACE, "parent", "a1f3:", "classid", "a1f3:1",
-            "htb", "rate", f"{rate_bps}bit", "burst", "4k", "quantum", "3028",
-        ],
-        check=True,
-    )  # fmt: skip
+    subprocess.run(["tc", *_words(rate_bps)], check=True)
+
+
+def _kept_tc_ms(changes: int) -> float:
+    """A tc that reads one change after the other; it does not say when one is done."""
+    lines = "".join(" ".join(_words(10_000_000 + number)) + "\n" for number in range(changes))
+    started_s = time.perf_counter()
+    subprocess.run(["tc", "-batch", "-"], input=lines, text=True, check=True)
+    return (time.perf_counter() - started_s) / changes * 1e3
 
 
 def measure() -> dict[str, float]:
@@ -64,6 +73,7 @@ def measure() -> dict[str, float]:
     _make()
     found: dict[str, float] = {}
     found["tc"] = _median_ms(_forked_tc, _CHANGES)
+    found["kept_tc"] = _kept_tc_ms(_CHANGES * 10)
     with IPRoute() as route:
         index = route.link_lookup(ifname=_INTERFACE)[0]
 
@@ -83,15 +93,16 @@ def measure() -> dict[str, float]:
         found["ours"] = _median_ms(ours, _CHANGES)
         minimise_timer_slack()
         prefer_in_real_time()
-        # What this machine does to a loop that changes nothing, in turns with ours.
+        # What this machine does to a loop that changes nothing, in turns with ours, both as replay runs.
         idle_ms: list[float] = []
         late_ms: list[float] = []
         processor_s = 0.0
-        for _ in range(_TURNS):
-            idle_ms += _sustain(lambda _: None)
-            before_s = time.process_time()
-            late_ms += _sustain(ours)
-            processor_s += time.process_time() - before_s
+        with processors_awake():
+            for _ in range(_TURNS):
+                idle_ms += _sustain(lambda _: None)
+                before_s = time.process_time()
+                late_ms += _sustain(ours)
+                processor_s += time.process_time() - before_s
     found["processor"] = processor_s / (_TURNS * _TURN_S)
     found["late_p99"] = _p99(late_ms)
     found["idle_late_p99"] = _p99(idle_ms)
