@@ -13,10 +13,10 @@ import grpc.aio
 import httpx
 import uvloop
 
-from benchmarks.awake import awake
 from benchmarks.result import Result
 from benchmarks.runtime.subjects import Subject, device_agent, shipped
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
+from netctl.linux import processors_awake
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 _REQUESTS, _TURNS = 300, 3
@@ -126,7 +126,7 @@ def run() -> list[Result]:
     """Measure the shipped mathematician, whose first token takes about a millisecond."""
     subject = shipped("mathematics")
     rows: list[tuple[float, float, float]] = []
-    with awake():
+    with processors_awake():
         for _ in range(_TURNS):
             bare = uvloop.run(_bare(subject))
             with device_agent(subject, parallel=4) as agent:

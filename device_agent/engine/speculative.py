@@ -9,7 +9,7 @@ accepted with the probability that the large model gives it).
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from device_agent.engine.sequence import Sequence
 from protos.errors import ModelLoadError
 
 _TRIAL_PASSES = 8
-_SETTLED_PASSES = 256
+_SETTLED_PASSES, _LONGEST_BELIEVED_PASSES = 256, 4096
 
 
 class Drafter:
@@ -115,38 +115,55 @@ class _Arm:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+@dataclass
+class _Experience:
+    """Of one number of sequences: the last trial, and how long what it found is to be believed."""
+
+    plain: _Arm = field(default_factory=_Arm)
+    drafted: _Arm = field(default_factory=_Arm)
+    passes: int = 0
+    believed_passes: int = _SETTLED_PASSES
+
+    @property
+    def drafting_pays(self) -> bool:
+        return self.drafted.rate > self.plain.rate
+
+
 class Payoff:
     """Whether drafting pays, learnt from the passes themselves for each number of sequences.
 
     Both ways are tried for some passes; then the faster one is kept, and the other tried again now
-    and then: what pays for one question may not for the next.
+    and then: what pays for one question may not for the next. Where drafts lose again and again
+    that is done ever more rarely, for trying costs.
     """
 
     def __init__(self) -> None:
-        self._arms: dict[int, tuple[_Arm, _Arm]] = {}
-        self._passes: dict[int, int] = {}
+        self._experiences: dict[int, _Experience] = {}
 
     def pays(self, sequences: int) -> bool:
         """Whether to draft in the next pass for so many sequences."""
-        number = self._passes.get(sequences, 0)
-        self._passes[sequences] = number + 1
-        at = number % _SETTLED_PASSES
-        if at == 0:
-            self._arms[sequences] = _Arm(), _Arm()
-        plain, drafted = self._arms[sequences]
+        present = self._experiences.setdefault(sequences, _Experience())
+        if present.passes == present.believed_passes:
+            believed = _SETTLED_PASSES
+            if not present.drafting_pays:
+                believed = min(2 * present.believed_passes, _LONGEST_BELIEVED_PASSES)
+            present = self._experiences[sequences] = _Experience(believed_passes=believed)
+        at = present.passes
+        present.passes += 1
         if at < _TRIAL_PASSES:
             return True
         if at < 2 * _TRIAL_PASSES:
             return False
-        return drafted.rate > plain.rate
+        return present.drafting_pays
 
     def observe(self, sequences: int, *, drafted: bool, tokens: int, seconds: float) -> None:
         """Learn from a pass that only decoded."""
-        arm = self._arms.setdefault(sequences, (_Arm(), _Arm()))[drafted]
+        present = self._experiences.setdefault(sequences, _Experience())
+        arm = present.drafted if drafted else present.plain
         arm.tokens += tokens
         arm.seconds += seconds
 
     def rates(self, sequences: int) -> tuple[float, float]:
         """Tokens per second without and with drafts, 0 where not tried."""
-        plain, drafted = self._arms.get(sequences, (_Arm(), _Arm()))
-        return plain.rate, drafted.rate
+        present = self._experiences.get(sequences, _Experience())
+        return present.plain.rate, present.drafted.rate

@@ -81,6 +81,9 @@ def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
     fast = passes(256, gain=2.0)
     assert sum(fast) > 128
     assert payoff.rates(1)[1] > payoff.rates(1)[0]
+    # What loses again and again is tried ever more rarely.
+    passes(256, gain=0.5)
+    assert sum(passes(512 + 1024 + 2048, gain=0.5)) == 3 * 8
 
 
 def test_a_draft_with_another_vocabulary_is_refused(make_engine: MakeEngine) -> None:
