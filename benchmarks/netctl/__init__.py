@@ -121,7 +121,6 @@ def _updates(found: Mapping[str, float]) -> list[Result]:
             "ms",
             "a loop that changes nothing",
             found["idle_late_p99"],
-            at_most=1.5,
         ),
         Result("netctl/1000-changes/processor", found["processor"], "cores", "one core", 1.0),
     ]
