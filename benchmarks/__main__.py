@@ -18,8 +18,12 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
 }
 
 
-PARTS = {f"netctl-{name}": run for name, run in netctl.PARTS.items()}
-"""Of the longest one, to be run by themselves: `make bench-netctl-replay`."""
+PARTS = {
+    f"{whole}-{name}": run
+    for whole, parts in (("netctl", netctl.PARTS), ("runtime", runtime.PARTS))
+    for name, run in parts.items()
+}
+"""Of the long ones, to be run by themselves: `make bench-netctl-replay`."""
 
 
 def main() -> None:

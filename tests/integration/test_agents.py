@@ -208,7 +208,9 @@ async def test_deadlines_and_cancellation_come_back_as_statuses(agents: Agents) 
 
 
 async def test_text_is_streamed_as_it_is_decoded(agents: Agents) -> None:
-    await agents.start("device", "board", device_settings(agents.folder, None, PLAINTEXT))
+    settings = device_settings(agents.folder, None, PLAINTEXT)
+    settings["model"]["stream_interval_ms"] = 0
+    await agents.start("device", "board", settings)
     await healthy(f"unix:{agents.folder}/board.sock")
     async with grpc.aio.insecure_channel(f"unix:{agents.folder}/board.sock") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)

@@ -123,41 +123,39 @@ def test_boards_are_restored_whoever_is_killed(victim: str) -> None:
     in_a_sandbox(check)
 
 
-def test_boards_tell_what_is_wrong_and_go_on() -> None:
-    async def converse() -> None:
-        async with Board(f"127.0.0.1:{PORTS[INTERFACE]}", PLAINTEXT) as board:
-            described = await board.describe()
-            assert list(described.interfaces) == [INTERFACE]
-            assert "htb" not in described.missing
-            with pytest.raises(LinkError, match=f"'lo' may not be held here; {INTERFACE} may"):
-                async with board.hold("lo"):
+async def converse() -> None:
+    async with Board(f"127.0.0.1:{PORTS[INTERFACE]}", PLAINTEXT) as board:
+        described = await board.describe()
+        assert list(described.interfaces) == [INTERFACE]
+        assert "htb" not in described.missing
+        with pytest.raises(LinkError, match=f"'lo' may not be held here; {INTERFACE} may"):
+            async with board.hold("lo"):
+                pass
+        async with board.hold(INTERFACE, lease_s=8) as held:
+            assert (await held.change(DirectionConditions(rate_bps=2_000_000))).differences == ()
+            shown = await board.show(INTERFACE)
+            assert shown.held
+            assert "rate_bytes_per_s 250000" in shown.tree
+            with pytest.raises(ConfigurationError, match="beyond the lease of 8 s"):
+                await held.change(DirectionConditions(), at_s=time.time() + 60)
+            with pytest.raises(ConfigurationError, match=r"jitter_correlation|correlate"):
+                wrong = DirectionConditions(jitter_correlation=0.5)
+                await held.change(wrong)
+            # The lease is renewed while nothing changes, and another cannot have it.
+            with pytest.raises(LinkError, match="is being shaped by another"):
+                async with board.hold(INTERFACE):
                     pass
-            async with board.hold(INTERFACE, lease_s=8) as held:
-                assert (
-                    await held.change(DirectionConditions(rate_bps=2_000_000))
-                ).differences == ()
-                shown = await board.show(INTERFACE)
-                assert shown.held
-                assert "rate_bytes_per_s 250000" in shown.tree
-                with pytest.raises(ConfigurationError, match="beyond the lease of 8 s"):
-                    await held.change(DirectionConditions(), at_s=time.time() + 60)
-                with pytest.raises(ConfigurationError, match=r"jitter_correlation|correlate"):
-                    wrong = DirectionConditions(jitter_correlation=0.5)
-                    await held.change(wrong)
-                # The lease is renewed while nothing changes, and another cannot have it.
-                with pytest.raises(LinkError, match="is being shaped by another"):
-                    async with board.hold(INTERFACE):
-                        pass
-                await asyncio.sleep(10)
-                assert (
-                    await held.change(DirectionConditions(rate_bps=4_000_000))
-                ).differences == ()
-                assert rate_bps(INTERFACE) == 4e6
-            assert rate_bps(INTERFACE) is None
+            await asyncio.sleep(10)
+            assert (await held.change(DirectionConditions(rate_bps=4_000_000))).differences == ()
+            assert rate_bps(INTERFACE) == 4e6
+        assert rate_bps(INTERFACE) is None
 
+
+def test_boards_tell_what_is_wrong_and_go_on() -> None:
     def check() -> None:
         with daemons([INTERFACE]):
-            asyncio.run(converse())
+            # In a process of its own: gRPC cannot be used in a fork of one that has used it.
+            subprocess.run([sys.executable, __file__], timeout=PATIENCE_S, check=True)
 
     in_a_sandbox(check)
 
@@ -169,3 +167,7 @@ def test_a_board_that_does_not_answer_is_named() -> None:
                 await board.clock_offset()
 
     asyncio.run(ask())
+
+
+if __name__ == "__main__":
+    asyncio.run(converse())
