@@ -7,7 +7,7 @@ the device's. Without settings nothing is recorded, and nothing but the API is n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from opentelemetry import propagate, trace
 from opentelemetry.trace import (
@@ -20,7 +20,6 @@ from opentelemetry.trace import (
 )
 
 from device_agent.config import TracingSettings
-from device_agent.engine import Completion
 from protos.airloom.v1 import task_pb2
 from protos.errors import AirloomError, ConfigurationError
 
@@ -82,12 +81,11 @@ def send_along(task: task_pb2.Task) -> None:
     propagate.inject(task.trace_context)
 
 
-def describe_usage(completions: Sequence[Completion]) -> None:
+def describe_usage(read_tokens: int, written_tokens: int) -> None:
     """Note on the present span, which the web framework has begun, how many tokens there were."""
-    span = trace.get_current_span()
-    read = sum(one.prompt_tokens for one in completions)
-    written = sum(one.completion_tokens for one in completions)
-    span.set_attributes({"gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": written})
+    trace.get_current_span().set_attributes(
+        {"gen_ai.usage.input_tokens": read_tokens, "gen_ai.usage.output_tokens": written_tokens}
+    )
 
 
 def describe_result(span: Span, result: task_pb2.TaskResult) -> None:

@@ -164,8 +164,9 @@ async def _answer(
         for generation in generations:
             generation.cancel()
         raise
-    describe_usage(completions)
-    return JSONResponse(shape.whole(completions))
+    usage = translate.usage(completions)
+    describe_usage(usage.prompt_tokens, usage.completion_tokens)
+    return JSONResponse(shape.whole(completions, usage))
 
 
 async def _events(
@@ -182,9 +183,10 @@ async def _events(
         completions = [await generation.completion() for generation in generations]
         for index, completion in enumerate(completions):
             yield shape.chunk(shape.closing(index, completion))
+        usage = translate.usage(completions)
+        describe_usage(usage.prompt_tokens, usage.completion_tokens)
         if with_usage:
-            yield shape.chunk(None, translate.usage(completions).model_dump())
-        describe_usage(completions)
+            yield shape.chunk(None, usage.model_dump())
         yield b"data: [DONE]\n\n"
     except AirloomError as error:
         _, described = errors.describe(error)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from device_agent.engine import Completion, Delta, Engine, Token
-from device_agent.http import translate
+from device_agent.http import schemas, translate
 
 
 class Shape(ABC):
@@ -30,12 +30,12 @@ class Shape(ABC):
             "system_fingerprint": f"airloom-{engine.description.sha256[:12]}",
         }
 
-    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+    def whole(self, completions: Sequence[Completion], usage: schemas.Usage) -> dict[str, Any]:
         return {
             **self.head,
             "object": self.kind,
             "choices": [self.choice(i, one) for i, one in enumerate(completions)],
-            "usage": translate.usage(completions).model_dump(),
+            "usage": usage.model_dump(),
         }
 
     def chunk(self, choice: dict[str, Any] | None, usage: object = None) -> bytes:

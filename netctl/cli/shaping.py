@@ -142,11 +142,11 @@ def _replay(arguments: argparse.Namespace) -> None:
     lease_s = arguments.lease / 1e3
     with (
         Netlink() as netlink,
-        taken(
-            netlink, arguments.interface, planned, lease_s, arguments.incoming
-        ) as held_and_shaped,
+        taken(netlink, arguments.interface, planned, lease_s, arguments.incoming) as (
+            lease,
+            shaped,
+        ),
     ):
-        lease, shaped = held_and_shaped
 
         def look(present: tree.Tree) -> None:
             lease.renew()

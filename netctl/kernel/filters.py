@@ -120,7 +120,8 @@ def _exempting(one: Exemption, band: int) -> Iterator[Filter]:
 def shown_exemptions(filters: Sequence[Filter]) -> tuple[Exemption, ...]:
     """What the kernel exempts: only where all filters of a port are there, IPv4 and IPv6, both ends."""
     there = {replace(one, target=0) for one in filters}
-    ports = {key[1] for one in filters for key in one.keys if key[0] == _DESTINATION_MASK}
+    # A foreign filter's value may have bits that its mask leaves out.
+    ports = {key[1] & key[0] for one in filters for key in one.keys if key[0] == _DESTINATION_MASK}
     candidates = (
         Exemption(protocol, port) for protocol in _EXEMPTED for port in sorted(ports) if port
     )

@@ -178,6 +178,7 @@ def test_only_whole_exemptions_are_shown_whatever_other_filters_say() -> None:
     foreign = [
         Filter(0x0800, ((0x0000FFFF, 443, 20),), 0xA1F0_0001),
         Filter(0x0800, ((0x00FF0000, 132 << 16, 8), (0x0000FFFF, 80, 20)), 0xA1F0_0001),
+        Filter(0x0800, ((0x0000FFFF, 0x1234_0050, 20),), 0xA1F0_0001),
         Filter(0x0003, (), 0xA1F0_0001, mark=7),
     ]
     assert shown_exemptions(ours + foreign) == asked
