@@ -107,6 +107,7 @@ def measure() -> dict[str, float]:
     found["processor"] = processor_s / (_TURNS * _TURN_S)
     found["late_p99"] = statistics.median(late_ms)
     found["idle_late_p99"] = statistics.median(idle_ms)
+    found["late_p99_worst"], found["idle_late_p99_worst"] = max(late_ms), max(idle_ms)
     return found
 
 
