@@ -70,24 +70,19 @@ def llama_server(
 
 @dataclass(frozen=True, slots=True)
 class BareRates:
-    """What llama-bench reports, in tokens per second."""
+    """Prefill and decode in tokens per second, as llama-bench reports them."""
 
     prefill: float
     decode: float
 
 
 def llama_bench(model: Path, *, threads: int, prompt: int, generate: int) -> BareRates:
-    """Measure prefill and decode with llama-bench, best known as pp and tg."""
+    """Measure prefill and decode once with llama-bench, best known as pp and tg."""
     command = [
         str(programs() / "llama-bench"), "-m", str(model), "-t", str(threads), "-p", str(prompt),
-        "-n", str(generate), "-r", "5", "-o", "json",
+        "-n", str(generate), "-r", "1", "-o", "json",
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     rows = json.loads(done.stdout)
-    rate = {row["n_gen"] > 0: row for row in rows}
-
-    def median(row: dict[str, list[float]]) -> float:
-        samples = sorted(row["samples_ts"])
-        return samples[len(samples) // 2]
-
-    return BareRates(prefill=median(rate[False]), decode=median(rate[True]))
+    rate = {row["n_gen"] > 0: float(row["avg_ts"]) for row in rows}
+    return BareRates(prefill=rate[False], decode=rate[True])

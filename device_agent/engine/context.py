@@ -28,6 +28,12 @@ _STATE_HEAD = 8
 """Bytes of a state before the number of sequences: llama.cpp's mark and the sequence's number."""
 
 
+_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(
+    ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
+)
+"""llama_get_logits, without an object made for what it points at: that takes longer than the call."""
+
+
 class DecodeError(AirloomError):
     """llama.cpp refused a batch."""
 
@@ -43,6 +49,8 @@ class Batch:
         self.outputs = np.zeros(capacity, np.int8)
         self.size = 0
         self.output_count = 0
+        # One number is set sooner through these than through NumPy.
+        self._token_at, self._position_at = self.tokens.data, self.positions.data
         ones = np.ones(capacity, np.int32)
         first = self.sequences.ctypes.data
         pointers = np.arange(first, first + 4 * capacity, 4, dtype=np.uintp)
@@ -90,6 +98,13 @@ class Batch:
             self.outputs[end - 1] = 1
             self.output_count += 1
         self.size = end
+
+    def advance(self, places: Sequence[int], tokens: Sequence[int]) -> None:
+        """Put a token at each of these places, at the position after the one that was there."""
+        token_at, position_at = self._token_at, self._position_at
+        for place, token in zip(places, tokens, strict=True):
+            token_at[place] = token
+            position_at[place] += 1
 
 
 class Context:
@@ -168,7 +183,7 @@ class Context:
         count = batch.output_count
         if not count:
             return np.empty((0, self._width), np.float32)
-        address = ctypes.addressof(llama_cpp.llama_get_logits(self.native).contents)
+        address: int = _logits_address(self.native)
         if self._viewed != (address, count):
             self._viewed = (address, count)
             flat = (ctypes.c_float * (count * self._width)).from_address(address)

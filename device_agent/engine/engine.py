@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import threading
@@ -20,7 +21,6 @@ from collections.abc import Sequence as Sequences
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +48,7 @@ from device_agent.engine.requests import (
 from device_agent.engine.sequence import Sequence
 from device_agent.engine.speculative import Drafter, Payoff
 from device_agent.engine.statistics import EngineStatistics, Observer
+from device_agent.engine.steady import go_on
 from protos.errors import (
     AirloomError,
     CancelledTaskError,
@@ -63,6 +64,9 @@ _WIDEST_BRIDGE = 2
 
 _TURN_PASSES = 8
 """For one set of adapters while others wait."""
+
+_STEADY_PASSES, _STEADY_S = 256, 0.25
+"""How long running generations are left to themselves: what they have made is counted after that."""
 
 _HEAD_START_S = 0.001
 """For the first piece of a lonely stream: whoever passes it on would wait for who decodes the next."""
@@ -124,6 +128,18 @@ class _Job:
         """Whether somebody or the clock wants it to leave."""
         generation = self.generation
         return generation.cancelled or generation.suspending or self.late(now_s)
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """The tokens that came next in one sequence."""
+
+    job: _Job
+    row: int
+    """Of the logits that the first was chosen from; those of the others follow."""
+    tokens: list[int]
+    in_memory: int
+    """How many of the sequence's tokens the context remembers by now, wrong guesses included."""
 
 
 class Engine:
@@ -507,8 +523,11 @@ class Engine:
 
     def _drop_unwanted(self) -> None:
         now_s = time.monotonic()
-        for jobs in (self._active, self._waiting):
-            for job in [job for job in jobs if job.interrupted(now_s)]:
+        with self._changed:
+            # Others add to it meanwhile.
+            waiting = list(self._waiting)
+        for jobs, some in ((self._active, self._active), (self._waiting, waiting)):
+            for job in [job for job in some if job.interrupted(now_s)]:
                 event: SequenceState | AirloomError
                 if job.generation.cancelled:
                     event = CancelledTaskError("the generation was cancelled")
@@ -618,27 +637,34 @@ class Engine:
         taking = [job for job in jobs if self._add(job, drafts, idle, shares)]
         if not self._batch.size:
             return
+        passes = 1
         try:
             logits = lane.context.decode(self._batch)
+            for slot in itertools.chain.from_iterable(idle.values()):
+                lane.context.trim(slot.index, slot.valid)
+            if reading or drafting or not self._steady(jobs):
+                generated = self._take_tokens(taking, drafts, logits)
+            else:
+                passes, generated = self._go_on(taking, idle, logits)
         except DecodeError as error:
             for job in jobs:
                 self._remove(job, error)
             return
-        for slots in idle.values():
-            for slot in slots:
-                lane.context.trim(slot.index, slot.valid)
-        generated = self._take_tokens(taking, drafts, logits)
         duration_s = time.monotonic() - started_s
         if reading:
             self._budget.observe(self._batch.size, duration_s)
         elif self._drafter is not None:
             self._payoff.observe(
-                len(decoding), drafted=drafting, tokens=generated, seconds=duration_s
+                len(decoding),
+                drafted=drafting,
+                passes=passes,
+                tokens=generated,
+                seconds=duration_s,
             )
         statistics = self.statistics
-        statistics.passes += 1
+        statistics.passes += passes
         statistics.pass_seconds += duration_s
-        statistics.passes_by_sequences[len(taking)] += 1
+        statistics.passes_by_sequences[len(taking)] += passes
         statistics.prompt_tokens += sum(shares.values())
         statistics.generated_tokens += generated
 
@@ -697,7 +723,7 @@ class Engine:
         """
         between: dict[int, list[Slot]] = {}
         slots = lane.cache.slots
-        for before, after in pairwise(job.sequence.slot.index for job in decoding):
+        for before, after in itertools.pairwise(job.sequence.slot.index for job in decoding):
             gap = slots[before + 1 : after]
             if (
                 0 < len(gap) <= _WIDEST_BRIDGE
@@ -754,6 +780,57 @@ class Engine:
         sequence.slot.valid = sequence.remembered
         return True
 
+    def _steady(self, jobs: list[_Job]) -> bool:
+        """Whether these can be left to themselves until somebody comes or goes."""
+        return len(jobs) == len(self._active) and all(job.sequence.steady for job in jobs)
+
+    def _go_on(
+        self, jobs: list[_Job], idle: Mapping[int, list[Slot]], logits: NDArray[np.float32]
+    ) -> tuple[int, int]:
+        """Take the tokens of a pass and of those after it; return how many passes and tokens."""
+        most_passes = _STEADY_PASSES
+        if self._drafter is not None:
+            most_passes = min(most_passes, self._payoff.passes_left(len(jobs)))
+        steps = go_on(
+            jobs[0].lane.context,
+            self._batch,
+            [job.sequence for job in jobs],
+            logits,
+            idle=[*itertools.chain.from_iterable(idle.values())],
+            keep_logits=any(job.sequence.request.scores for job in jobs),
+            most_passes=most_passes,
+            interrupted=self._interruption(jobs),
+        )
+        passes = steps.passes
+        chosen = [
+            _Chosen(job, passes * index, tokens, len(job.sequence.tokens) + passes - 1)
+            for index, (job, tokens) in enumerate(zip(jobs, steps.tokens, strict=True))
+        ]
+        self._settle(chosen, steps.logits)
+        return passes, passes * len(jobs)
+
+    def _interruption(self, jobs: list[_Job]) -> Callable[[], bool]:
+        """Whether something else is to be done now than to go on with these."""
+        ends_s = time.monotonic() + _STEADY_S
+        for job in jobs:
+            if job.generation.stream:
+                ends_s = min(ends_s, job.told_s + self.settings.stream_interval_s)
+            if job.sequence.request.deadline_s is not None:
+                ends_s = min(ends_s, job.sequence.request.deadline_s)
+        generations = [job.generation for job in jobs]
+        full = len(jobs) >= self.settings.parallel
+        # While all places are taken, those who wait are no reason; another one may have a deadline.
+        waiting = len(self._waiting) if full else 0
+
+        def interrupted() -> bool:
+            if time.monotonic() >= ends_s or self._chores or self._closing:
+                return True
+            if len(self._waiting) > waiting:
+                return True
+            return any(generation.cancelled or generation.suspending for generation in generations)
+
+        return interrupted
+
     def _take_tokens(
         self,
         jobs: list[_Job],
@@ -763,7 +840,7 @@ class Engine:
         """Choose each job's next tokens from its rows of logits; return how many there are."""
         greedy = True in [job.sequence.greedy for job in jobs]
         likeliest: list[int] = logits.argmax(axis=1).tolist() if greedy else []
-        chosen: list[tuple[_Job, int, list[int]]] = []
+        chosen: list[_Chosen] = []
         row = 0
         for job in jobs:
             sequence = job.sequence
@@ -774,18 +851,24 @@ class Engine:
                 self._remove(job, error)
                 tokens = []
             if tokens:
-                chosen.append((job, row, tokens))
+                chosen.append(_Chosen(job, row, tokens, len(sequence.tokens) + len(draft)))
+            if tokens and draft:
+                sequence.drafted_tokens += len(draft)
+                sequence.accepted_tokens += len(tokens) - 1
+                self.statistics.drafted_tokens += len(draft)
+                self.statistics.accepted_tokens += len(tokens) - 1
             row += 1 + len(draft)
+        self._settle(chosen, logits)
+        return sum(len(choice.tokens) for choice in chosen)
+
+    def _settle(self, chosen: list[_Chosen], logits: NDArray[np.float32]) -> None:
+        """Give the sequences what was chosen for them."""
         scored = self._score(chosen, logits)
         now_s = time.monotonic()
-        count = 0
-        for (job, _, _), made in zip(chosen, scored, strict=True):
-            sequence = job.sequence
-            if not sequence.timing.first_token_s:
-                sequence.timing.first_token_s = now_s
-            self._grow(job, drafts.get(sequence, []), made, now_s)
-            count += len(made)
-        return count
+        for choice, (tokens, scores) in zip(chosen, scored, strict=True):
+            timing = choice.job.sequence.timing
+            timing.first_token_s = timing.first_token_s or now_s
+            self._grow(choice, tokens, scores, now_s)
 
     @staticmethod
     def _choose(
@@ -809,62 +892,50 @@ class Engine:
 
     @staticmethod
     def _score(
-        chosen: list[tuple[_Job, int, list[int]]], logits: NDArray[np.float32]
-    ) -> list[list[tuple[Token, TokenScore | None]]]:
-        """For each job its tokens, each with its score where the request wants one."""
+        chosen: list[_Chosen], logits: NDArray[np.float32]
+    ) -> list[tuple[list[Token], list[TokenScore]]]:
+        """For each choice its tokens, and their scores where the request wants them."""
         rows: list[int] = []
         scored: list[int] = []
-        for job, row, tokens in chosen:
-            if job.sequence.request.scores:
-                rows += range(row, row + len(tokens))
-                scored += tokens
+        for choice in chosen:
+            if choice.job.sequence.request.scores:
+                rows += range(choice.row, choice.row + len(choice.tokens))
+                scored += choice.tokens
         if not rows:
-            return [[(Token(token), None) for token in tokens] for _, _, tokens in chosen]
+            return [([Token(token) for token in choice.tokens], []) for choice in chosen]
         wanted = logits if len(rows) == len(logits) else logits[rows]
         scores, normalisers = score_tokens(wanted, np.asarray(scored))
         at = 0
-        made: list[list[tuple[Token, TokenScore | None]]] = []
-        for job, row, tokens in chosen:
-            request = job.sequence.request
-            mine: list[tuple[Token, TokenScore | None]] = []
-            for offset, token in enumerate(tokens):
-                if not request.scores:
-                    mine.append((Token(token), None))
-                    continue
+        made: list[tuple[list[Token], list[TokenScore]]] = []
+        for choice in chosen:
+            request = choice.job.sequence.request
+            if not request.scores:
+                made.append(([Token(token) for token in choice.tokens], []))
+                continue
+            tokens: list[Token] = []
+            mine = scores[at : at + len(choice.tokens)]
+            for row, (token, score) in enumerate(zip(choice.tokens, mine, strict=True)):
                 alternatives: tuple[Alternative, ...] = ()
                 if request.top_logprobs:
                     alternatives = _likeliest(
-                        logits[row + offset], request.top_logprobs, normalisers[at]
+                        logits[choice.row + row], request.top_logprobs, normalisers[at + row]
                     )
-                mine.append((Token(token, scores[at].logprob, alternatives), scores[at]))
-                at += 1
-            made.append(mine)
+                tokens.append(Token(token, score.logprob, alternatives))
+            made.append((tokens, mine))
+            at += len(mine)
         return made
 
     def _grow(
-        self,
-        job: _Job,
-        draft: list[int],
-        made: list[tuple[Token, TokenScore | None]],
-        now_s: float,
+        self, choice: _Chosen, tokens: list[Token], scores: list[TokenScore], now_s: float
     ) -> None:
         """Give a sequence its tokens, and let it leave where the last has come."""
+        job = choice.job
         sequence = job.sequence
-        in_memory = len(sequence.tokens) + len(draft)
-        reason = None
-        for token, score in made:
-            reason = sequence.append(token, score)
-            if reason is not None:
-                break
+        reason = sequence.extend(tokens, scores)
         sequence.position = len(sequence.tokens) - 1
-        if sequence.position < in_memory:
+        if sequence.position < choice.in_memory:
             job.lane.context.trim(sequence.slot.index, sequence.position + sequence.position_shift)
         sequence.slot.valid = min(sequence.remembered, len(sequence.slot.keys))
-        if draft:
-            sequence.drafted_tokens += len(draft)
-            sequence.accepted_tokens += len(made) - 1
-            self.statistics.drafted_tokens += len(draft)
-            self.statistics.accepted_tokens += len(made) - 1
         if reason is not None:
             completion = sequence.complete(reason)
             if job.generation.stream:

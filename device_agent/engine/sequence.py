@@ -79,10 +79,13 @@ class Sequence:
             and self.grammar is None
         )
         """Whether the likeliest token is the next one, whatever came before."""
+        self.steady = self.request.sampling.plain and self.grammar is None and not self.request.stop
+        """Whether tokens can be drawn one after the other, and be looked at later."""
         # A grammar has its own end, and nothing may follow it.
         endless = self.request.ignore_end and self.grammar is None
-        self._end = frozenset() if endless else self.model.end_tokens
-        self._room = min(self.request.max_tokens, self.context_tokens - self.prompt_tokens)
+        self.ends: frozenset[int] = frozenset() if endless else self.model.end_tokens
+        """Tokens after which nothing comes."""
+        self._most = min(self.request.max_tokens, self.context_tokens - self.prompt_tokens)
         self._fresh: list[Token] = []
         self._fresh_text: list[str] = []
 
@@ -128,11 +131,14 @@ class Sequence:
         return min(ends) - self.position
 
     @property
+    def room(self) -> int:
+        """How many tokens more may be generated."""
+        return self._most - len(self.generated)
+
+    @property
     def draftable(self) -> int:
         """How many tokens beyond the next one there is room for."""
-        if self.images:
-            return 0
-        return self._room - len(self.generated) - 1
+        return 0 if self.images else self.room - 1
 
     def uniform(self) -> float:
         """The next number in [0, 1) of the seed's stream."""
@@ -164,27 +170,40 @@ class Sequence:
 
     def ends_with(self, token: int) -> bool:
         """Whether this token, or the room that it takes, ends the generation."""
-        return token in self._end or len(self.generated) + 1 >= self._room
+        return token in self.ends or self.room <= 1
 
-    def append(self, token: Token, score: TokenScore | None) -> FinishReason | None:
-        """Take a generated token; say whether, and why, it was the last."""
-        generated = self.generated
-        generated.append(token)
-        if score is not None:
-            self.scores.append(score)
-        number = token.token
-        self.tokens.append(number)
+    def extend(self, tokens: Tokens[Token], scores: Tokens[TokenScore] = ()) -> FinishReason | None:
+        """Take generated tokens; say whether, and why, there is an end, and forget what is beyond."""
+        if self.request.stop and len(tokens) > 1:
+            for index, token in enumerate(tokens):
+                reason = self._extend([token], scores[index : index + 1])
+                if reason is not None:
+                    return reason
+            return None
+        return self._extend(tokens, scores)
+
+    def _extend(self, tokens: Tokens[Token], scores: Tokens[TokenScore]) -> FinishReason | None:
+        """Take tokens of which none but the last can be an end."""
+        self.generated += tokens
+        self.scores += scores
+        self._fresh += tokens
+        numbers = [token.token for token in tokens]
+        self.tokens += numbers
         if self._counts is not None:
-            self._counts[number] = self._counts.get(number, 0) + 1
-        self._fresh.append(token)
-        if number in self._end:
-            return "end"
-        text = self.text.push(self.model.pieces[number])
+            for number in numbers:
+                self._counts[number] = self._counts.get(number, 0) + 1
+        ended = numbers[-1] in self.ends
+        pieces = self.model.pieces
+        text = self.text.push(
+            b"".join([pieces[number] for number in (numbers[:-1] if ended else numbers)])
+        )
         if text:
             self._fresh_text.append(text)
+        if ended:
+            return "end"
         if self.text.stopped:
             return "stop"
-        return "length" if len(generated) >= self._room else None
+        return "length" if self.room <= 0 else None
 
     def take_delta(self) -> Delta | None:
         """What came since the last call: None where no text has become certain."""
@@ -221,8 +240,9 @@ class Sequence:
 
     def replay(self, generated: Tokens[Token], scores: Tokens[TokenScore]) -> None:
         """Take tokens that another engine generated."""
-        for index, token in enumerate(generated):
-            if self.grammar is not None:
+        if self.grammar is not None:
+            for token in generated:
                 self.grammar.accept(token.token)
-            self.append(token, scores[index] if scores else None)
+        if generated:
+            self.extend(generated, scores)
         self._fresh, self._fresh_text = [], []

@@ -142,26 +142,36 @@ class Payoff:
 
     def pays(self, sequences: int) -> bool:
         """Whether to draft in the next pass for so many sequences."""
+        present = self._present(sequences)
+        if present.passes < _TRIAL_PASSES:
+            return True
+        return present.passes >= 2 * _TRIAL_PASSES and present.drafting_pays
+
+    def passes_left(self, sequences: int) -> int:
+        """For how many passes that stays so."""
+        present = self._present(sequences)
+        ends = (_TRIAL_PASSES, 2 * _TRIAL_PASSES, present.believed_passes)
+        return next(end for end in ends if end > present.passes) - present.passes
+
+    def observe(
+        self, sequences: int, *, drafted: bool, passes: int, tokens: int, seconds: float
+    ) -> None:
+        """Learn from passes that only decoded, all of them in the same way."""
+        present = self._present(sequences)
+        present.passes += passes
+        arm = present.drafted if drafted else present.plain
+        arm.tokens += tokens
+        arm.seconds += seconds
+
+    def _present(self, sequences: int) -> _Experience:
+        """What is believed; a new trial where the last is too long ago."""
         present = self._experiences.setdefault(sequences, _Experience())
-        if present.passes == present.believed_passes:
+        if present.passes >= present.believed_passes:
             believed = _SETTLED_PASSES
             if not present.drafting_pays:
                 believed = min(2 * present.believed_passes, _LONGEST_BELIEVED_PASSES)
             present = self._experiences[sequences] = _Experience(believed_passes=believed)
-        at = present.passes
-        present.passes += 1
-        if at < _TRIAL_PASSES:
-            return True
-        if at < 2 * _TRIAL_PASSES:
-            return False
-        return present.drafting_pays
-
-    def observe(self, sequences: int, *, drafted: bool, tokens: int, seconds: float) -> None:
-        """Learn from a pass that only decoded."""
-        present = self._experiences.setdefault(sequences, _Experience())
-        arm = present.drafted if drafted else present.plain
-        arm.tokens += tokens
-        arm.seconds += seconds
+        return present
 
     def rates(self, sequences: int) -> tuple[float, float]:
         """Tokens per second without and with drafts, 0 where not tried."""

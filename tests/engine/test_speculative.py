@@ -73,7 +73,8 @@ def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
         for _ in range(count):
             drafted = payoff.pays(1)
             taken.append(drafted)
-            payoff.observe(1, drafted=drafted, tokens=1, seconds=1 / gain if drafted else 1.0)
+            seconds = 1 / gain if drafted else 1.0
+            payoff.observe(1, drafted=drafted, passes=1, tokens=1, seconds=seconds)
         return taken
 
     slow = passes(256, gain=0.5)
