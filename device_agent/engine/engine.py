@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import logging
 import math
 import threading
@@ -38,6 +37,8 @@ from device_agent.engine.handover import SequenceState
 from device_agent.engine.images import Vision
 from device_agent.engine.lanes import Lane, Lanes
 from device_agent.engine.model import Model, ModelDescription
+from device_agent.engine.padding import Padding, padding_for
+from device_agent.engine.payoff import Payoff
 from device_agent.engine.prefix_cache import Slot
 from device_agent.engine.requests import (
     Alternative,
@@ -46,7 +47,7 @@ from device_agent.engine.requests import (
     Token,
 )
 from device_agent.engine.sequence import Sequence
-from device_agent.engine.speculative import Drafter, Payoff
+from device_agent.engine.speculative import Drafter
 from device_agent.engine.statistics import EngineStatistics, Observer
 from device_agent.engine.steady import go_on
 from protos.errors import (
@@ -58,9 +59,6 @@ from protos.errors import (
 )
 
 T = TypeVar("T")
-
-_WIDEST_BRIDGE = 2
-"""Free slots that a pass takes along rather than be split."""
 
 _TURN_PASSES = 8
 """For one set of adapters while others wait."""
@@ -174,7 +172,7 @@ class Engine:
             self._natives.close()
             raise
         self._context = self._lanes.first.context
-        self._payoff = Payoff()
+        self._drafting, self._widening = Payoff(), Payoff()
         self._batch = Batch(self._context.batch_tokens)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
         self._turn = (0, BASE.key)
@@ -592,7 +590,7 @@ class Engine:
             sequence.slot, sequence.position, sequence.cached_tokens = slot, reused, reused
             self.statistics.cached_tokens += reused
             cache.occupy(slot, keys, reused)
-        # In the order of the slots: see _idle_between.
+        # In the order of the slots: see `padding`.
         self._active.sort(key=lambda job: job.sequence.slot.number)
 
     def _take_over(self, job: _Job, memory: bytes) -> None:
@@ -627,25 +625,35 @@ class Engine:
         lane = jobs[0].lane
         decoding = [job for job in jobs if job.sequence.decoding]
         started_s = time.monotonic()
-        drafting = bool(decoding) and self._drafter is not None and self._payoff.pays(len(decoding))
+        drafting = (
+            bool(decoding) and self._drafter is not None and self._drafting.pays(len(decoding))
+        )
         drafts = self._draft(decoding) if drafting else {}
         self._batch.clear()
         reading = len(decoding) < len(jobs)
-        idle = self._idle_between(lane, decoding) if not (reading or drafts) else {}
         shares = self._share_prompts(jobs, drafts) if reading else {}
-        # In the order of the slots: see _idle_between.
-        taking = [job for job in jobs if self._add(job, drafts, idle, shares)]
+        padding = Padding()
+        if not (reading or drafting):
+            padding = self._padding(lane, decoding)
+        spare = deque(padding.slots)
+        taking: list[_Job] = []
+        # In the order of the slots, for what is next to one another is computed together.
+        for job in jobs:
+            self._add_idle(spare, before=job.sequence.slot.index)
+            if self._add(job, drafts, shares):
+                taking.append(job)
+        self._add_idle(spare, before=lane.context.sequences)
         if not self._batch.size:
             return
         passes = 1
         try:
             logits = lane.context.decode(self._batch)
-            for slot in itertools.chain.from_iterable(idle.values()):
+            for slot in padding.slots:
                 lane.context.trim(slot.index, slot.valid)
             if reading or drafting or not self._steady(jobs):
                 generated = self._take_tokens(taking, drafts, logits)
             else:
-                passes, generated = self._go_on(taking, idle, logits)
+                passes, generated = self._go_on(taking, padding, logits)
         except DecodeError as error:
             for job in jobs:
                 self._remove(job, error)
@@ -653,14 +661,15 @@ class Engine:
         duration_s = time.monotonic() - started_s
         if reading:
             self._budget.observe(self._batch.size, duration_s)
-        elif self._drafter is not None:
-            self._payoff.observe(
-                len(decoding),
-                drafted=drafting,
-                passes=passes,
-                tokens=generated,
-                seconds=duration_s,
-            )
+        else:
+            for payoff, rows, other in (
+                (self._drafting, len(decoding) if self._drafter is not None else 0, drafting),
+                (self._widening, padding.rows, padding.widened),
+            ):
+                if rows:
+                    payoff.observe(
+                        rows, other=other, passes=passes, tokens=generated, seconds=duration_s
+                    )
         statistics = self.statistics
         statistics.passes += passes
         statistics.pass_seconds += duration_s
@@ -689,7 +698,6 @@ class Engine:
         self,
         job: _Job,
         drafts: Mapping[Sequence, list[int]],
-        idle: Mapping[int, list[Slot]],
         shares: Mapping[Sequence, int],
     ) -> bool:
         """Add a job's part to the batch; say whether its next token comes out of the pass."""
@@ -697,8 +705,6 @@ class Engine:
         slot = sequence.slot.index
         position = sequence.position + sequence.position_shift
         if sequence.decoding:
-            for gap in idle.get(slot, ()):
-                batch.extend([0], gap.valid, gap.index, output=False)
             batch.add(sequence.tokens[-1], position, slot)
             for offset, token in enumerate(drafts.get(sequence, ()), 1):
                 batch.add(token, position + offset, slot)
@@ -714,24 +720,20 @@ class Engine:
             sequence.slot.valid = sequence.remembered
         return whole
 
-    def _idle_between(self, lane: Lane, decoding: list[_Job]) -> dict[int, list[Slot]]:
-        """Free slots between those that decode, by the decoding slot that they come before.
+    def _add_idle(self, spare: deque[Slot], *, before: int) -> None:
+        """Add a token that nobody wants for each free slot up to a number."""
+        while spare and spare[0].index < before:
+            slot = spare.popleft()
+            self._batch.extend([0], slot.valid, slot.index, output=False)
 
-        llama.cpp computes sequences together only where their numbers follow one another: a gap
-        splits the pass, and every part reads all weights again. A token that nobody wants is
-        cheaper, and is forgotten at once.
-        """
-        between: dict[int, list[Slot]] = {}
-        slots = lane.cache.slots
-        for before, after in itertools.pairwise(job.sequence.slot.index for job in decoding):
-            gap = slots[before + 1 : after]
-            if (
-                0 < len(gap) <= _WIDEST_BRIDGE
-                and not any(slot.busy for slot in gap)
-                and all(slot.valid < self.context_tokens for slot in gap)
-            ):
-                between[after] = gap
-        return between
+    def _padding(self, lane: Lane, decoding: list[_Job]) -> Padding:
+        return padding_for(
+            lane.cache.slots,
+            [job.sequence.slot.index for job in decoding],
+            self._widening,
+            longest=max(job.sequence.position for job in decoding),
+            context_tokens=self.context_tokens,
+        )
 
     def _next_group(self) -> list[_Job]:
         """The jobs of one lane whose next tokens need the set of adapters whose turn it is."""
@@ -785,18 +787,20 @@ class Engine:
         return len(jobs) == len(self._active) and all(job.sequence.steady for job in jobs)
 
     def _go_on(
-        self, jobs: list[_Job], idle: Mapping[int, list[Slot]], logits: NDArray[np.float32]
+        self, jobs: list[_Job], padding: Padding, logits: NDArray[np.float32]
     ) -> tuple[int, int]:
         """Take the tokens of a pass and of those after it; return how many passes and tokens."""
         most_passes = _STEADY_PASSES
         if self._drafter is not None:
-            most_passes = min(most_passes, self._payoff.passes_left(len(jobs)))
+            most_passes = min(most_passes, self._drafting.passes_left(len(jobs)))
+        if padding.rows:
+            most_passes = min(most_passes, self._widening.passes_left(padding.rows))
         steps = go_on(
             jobs[0].lane.context,
             self._batch,
             [job.sequence for job in jobs],
             logits,
-            idle=[*itertools.chain.from_iterable(idle.values())],
+            idle=padding.slots,
             keep_logits=any(job.sequence.request.scores for job in jobs),
             most_passes=most_passes,
             interrupted=self._interruption(jobs),

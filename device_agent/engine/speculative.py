@@ -9,7 +9,6 @@ accepted with the probability that the large model gives it).
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,9 +17,6 @@ from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import common_prefix
 from device_agent.engine.sequence import Sequence
 from protos.errors import ModelLoadError
-
-_TRIAL_PASSES = 8
-_SETTLED_PASSES, _LONGEST_BELIEVED_PASSES = 256, 4096
 
 
 class Drafter:
@@ -101,79 +97,3 @@ class Drafter:
                 self._known[index] += part
                 del tokens[: len(part)]
         self._context.decode(self._batch)
-
-
-@dataclass
-class _Arm:
-    """Tokens and seconds of the passes made in one way since the last trial began."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass
-class _Experience:
-    """Of one number of sequences: the last trial, and how long what it found is to be believed."""
-
-    plain: _Arm = field(default_factory=_Arm)
-    drafted: _Arm = field(default_factory=_Arm)
-    passes: int = 0
-    believed_passes: int = _SETTLED_PASSES
-
-    @property
-    def drafting_pays(self) -> bool:
-        return self.drafted.rate > self.plain.rate
-
-
-class Payoff:
-    """Whether drafting pays, learnt from the passes themselves for each number of sequences.
-
-    Both ways are tried for some passes; then the faster one is kept, and the other tried again now
-    and then: what pays for one question may not for the next. Where drafts lose again and again
-    that is done ever more rarely, for trying costs.
-    """
-
-    def __init__(self) -> None:
-        self._experiences: dict[int, _Experience] = {}
-
-    def pays(self, sequences: int) -> bool:
-        """Whether to draft in the next pass for so many sequences."""
-        present = self._present(sequences)
-        if present.passes < _TRIAL_PASSES:
-            return True
-        return present.passes >= 2 * _TRIAL_PASSES and present.drafting_pays
-
-    def passes_left(self, sequences: int) -> int:
-        """For how many passes that stays so."""
-        present = self._present(sequences)
-        ends = (_TRIAL_PASSES, 2 * _TRIAL_PASSES, present.believed_passes)
-        return next(end for end in ends if end > present.passes) - present.passes
-
-    def observe(
-        self, sequences: int, *, drafted: bool, passes: int, tokens: int, seconds: float
-    ) -> None:
-        """Learn from passes that only decoded, all of them in the same way."""
-        present = self._present(sequences)
-        present.passes += passes
-        arm = present.drafted if drafted else present.plain
-        arm.tokens += tokens
-        arm.seconds += seconds
-
-    def _present(self, sequences: int) -> _Experience:
-        """What is believed; a new trial where the last is too long ago."""
-        present = self._experiences.setdefault(sequences, _Experience())
-        if present.passes >= present.believed_passes:
-            believed = _SETTLED_PASSES
-            if not present.drafting_pays:
-                believed = min(2 * present.believed_passes, _LONGEST_BELIEVED_PASSES)
-            present = self._experiences[sequences] = _Experience(believed_passes=believed)
-        return present
-
-    def rates(self, sequences: int) -> tuple[float, float]:
-        """Tokens per second without and with drafts, 0 where not tried."""
-        present = self._experiences.get(sequences, _Experience())
-        return present.plain.rate, present.drafted.rate

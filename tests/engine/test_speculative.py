@@ -7,7 +7,7 @@ from engines import MakeEngine
 
 from device_agent.engine import GenerateRequest, Sampling
 from device_agent.engine.grammar import any_json
-from device_agent.engine.speculative import Payoff
+from device_agent.engine.payoff import Payoff
 from protos.errors import ModelLoadError
 from testbed.questions import DOMAINS, held_out
 
@@ -74,7 +74,7 @@ def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
             drafted = payoff.pays(1)
             taken.append(drafted)
             seconds = 1 / gain if drafted else 1.0
-            payoff.observe(1, drafted=drafted, passes=1, tokens=1, seconds=seconds)
+            payoff.observe(1, other=drafted, passes=1, tokens=1, seconds=seconds)
         return taken
 
     slow = passes(256, gain=0.5)

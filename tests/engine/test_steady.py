@@ -9,6 +9,7 @@ import pytest
 from engines import MakeEngine
 
 from device_agent.engine import Completion, Engine, GenerateRequest, Generation, Sampling
+from device_agent.engine.payoff import Payoff
 from protos.errors import CancelledTaskError, DeadlineExceededError
 
 NEVER = ("\N{SNOWMAN}",)
@@ -63,6 +64,20 @@ async def test_neighbours_of_a_free_slot_say_the_same(make_engine: MakeEngine) -
     together = await asyncio.gather(*(engine.generate(one) for one in asked))
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     assert engine.statistics.passes_by_sequences[2] > 20
+
+
+async def test_rows_that_nobody_wants_change_nothing(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Payoff, "pays", lambda *_: True)
+    engine = make_engine(parallel=8)
+    asked = [request(100, sampling=Sampling(seed=seed)) for seed in range(5)]
+    alone = [await engine.generate(one) for one in asked]
+    together = await asyncio.gather(*(engine.generate(one) for one in asked))
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    # What free slots remember is still there.
+    again = await engine.generate(asked[0])
+    assert again.cached_tokens == again.prompt_tokens - 1
 
 
 async def test_what_is_counted_is_what_was_made(make_engine: MakeEngine) -> None:
