@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable
 
 from device_agent.engine.handover import SequenceState
@@ -65,7 +66,8 @@ class Generation:
             if self._outcome is None:
                 self._changed.clear()
         if isinstance(self._outcome, AirloomError):
-            raise self._outcome
+            # What is raised remembers its frames, and they this: a cycle, were it the same object.
+            raise copy.copy(self._outcome)
         return self._outcome
 
     async def completion(self) -> Completion:

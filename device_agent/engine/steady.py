@@ -16,8 +16,8 @@ from device_agent.engine.context import Batch, Context
 from device_agent.engine.prefix_cache import Slot
 from device_agent.engine.sequence import Sequence as Generated
 
-_KEPT_LOGITS = 1 << 20
-"""Logits of passes that are over, kept to be scored together: 4 MiB."""
+_KEPT_LOGITS = 1 << 16
+"""Logits of passes that are over, kept to be scored together: few enough for a small processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
 """One request: what comes out, and what ends it."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import time
+import weakref
 from itertools import pairwise
 
 import llama_cpp
@@ -202,6 +205,25 @@ async def test_cancelling_frees_the_place_at_the_next_pass(make_engine: MakeEngi
     passes = engine.statistics.passes
     assert passes < 330
     assert (await engine.generate(GenerateRequest(prompt_of(engine)))).finish_reason == "end"
+
+
+async def test_who_failed_is_forgotten_without_the_garbage_collector(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine()
+    gc.disable()
+    try:
+        generation = await engine.start(GenerateRequest(prompt_of(engine), max_tokens=300))
+        generation.cancel()
+        with contextlib.suppress(CancelledTaskError):
+            await generation.completion()
+        kept = weakref.ref(generation)
+        del generation
+        # The engine lets go of it with its next step.
+        await engine.generate(GenerateRequest(prompt_of(engine), max_tokens=1))
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_full_queue_refuses_and_closing_answers_everybody(
