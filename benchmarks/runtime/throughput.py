@@ -82,6 +82,8 @@ def _against_llama_server(subject: Subject, streams: int, *, places: int = 0) ->
         servers = (agent.url, agent.model), (url, subject.path.stem)
         value, peer_value = _median_rates(subject, streams, servers)
     name = f"runtime/{subject.name}/streams-{streams}"
+    if places > streams:
+        name += f"-of-{places}"
     return Result(name, value, "tokens/s", "llama-server", peer_value, 1.0)
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Sequences
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -126,6 +126,27 @@ class _Job:
         """Whether somebody or the clock wants it to leave."""
         generation = self.generation
         return generation.cancelled or generation.suspending or self.late(now_s)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one pass does."""
+
+    lane: Lane
+    jobs: list[_Job]
+    decoding: int
+    """How many of the jobs do; the others read their prompts."""
+    drafting: bool
+    drafts: dict[Sequence, list[int]] = field(default_factory=dict)
+    shares: dict[Sequence, int] = field(default_factory=dict)
+    """How much is read of each prompt."""
+    padding: Padding = field(default_factory=Padding)
+    taking: list[_Job] = field(default_factory=list)
+    """Whose next tokens come out."""
+
+    @property
+    def reading(self) -> bool:
+        return self.decoding < len(self.jobs)
 
 
 @dataclass(slots=True)
@@ -622,59 +643,76 @@ class Engine:
         jobs = [job for job in group if not self._read_image(job)]
         if not jobs:
             return
-        lane = jobs[0].lane
-        decoding = [job for job in jobs if job.sequence.decoding]
         started_s = time.monotonic()
-        drafting = (
-            bool(decoding) and self._drafter is not None and self._drafting.pays(len(decoding))
-        )
-        drafts = self._draft(decoding) if drafting else {}
-        self._batch.clear()
-        reading = len(decoding) < len(jobs)
-        shares = self._share_prompts(jobs, drafts) if reading else {}
-        padding = Padding()
-        if not (reading or drafting):
-            padding = self._padding(lane, decoding)
-        spare = deque(padding.slots)
-        taking: list[_Job] = []
-        # In the order of the slots, for what is next to one another is computed together.
-        for job in jobs:
-            self._add_idle(spare, before=job.sequence.slot.index)
-            if self._add(job, drafts, shares):
-                taking.append(job)
-        self._add_idle(spare, before=lane.context.sequences)
+        plan = self._plan(jobs)
         if not self._batch.size:
             return
-        passes = 1
         try:
-            logits = lane.context.decode(self._batch)
-            for slot in padding.slots:
-                lane.context.trim(slot.index, slot.valid)
-            if reading or drafting or not self._steady(jobs):
-                generated = self._take_tokens(taking, drafts, logits)
-            else:
-                passes, generated = self._go_on(taking, padding, logits)
+            passes, generated = self._run(plan)
         except DecodeError as error:
             for job in jobs:
                 self._remove(job, error)
             return
-        duration_s = time.monotonic() - started_s
+        self._learn(plan, passes, generated, time.monotonic() - started_s)
+
+    def _plan(self, jobs: list[_Job]) -> _Plan:
+        """Decide what the next pass does, and fill the batch with it."""
+        lane = jobs[0].lane
+        decoding = [job for job in jobs if job.sequence.decoding]
+        reading = len(decoding) < len(jobs)
+        drafting = (
+            bool(decoding) and self._drafter is not None and self._drafting.pays(len(decoding))
+        )
+        plan = _Plan(lane, jobs, len(decoding), drafting)
+        plan.drafts = self._draft(decoding) if drafting else {}
+        self._batch.clear()
         if reading:
+            plan.shares = self._share_prompts(jobs, plan.drafts)
+        elif not drafting:
+            plan.padding = self._padding(lane, decoding)
+        spare = deque(plan.padding.slots)
+        # In the order of the slots, for what is next to one another is computed together.
+        for job in jobs:
+            self._add_idle(spare, before=job.sequence.slot.index)
+            if self._add(job, plan.drafts, plan.shares):
+                plan.taking.append(job)
+        self._add_idle(spare, before=lane.context.sequences)
+        return plan
+
+    def _run(self, plan: _Plan) -> tuple[int, int]:
+        """Do the pass, and those after it that need no plan; return how many, and the tokens made."""
+        logits = plan.lane.context.decode(self._batch)
+        for slot in plan.padding.slots:
+            plan.lane.context.trim(slot.index, slot.valid)
+        if plan.reading or plan.drafting or not self._steady(plan.jobs):
+            return 1, self._take_tokens(plan.taking, plan.drafts, logits)
+        return self._go_on(plan.taking, plan.padding, logits)
+
+    def _learn(self, plan: _Plan, passes: int, generated: int, duration_s: float) -> None:
+        """Count what was done, and remember how long it took."""
+        if plan.reading:
             self._budget.observe(self._batch.size, duration_s)
-        else:
-            for payoff, rows, other in (
-                (self._drafting, len(decoding) if self._drafter is not None else 0, drafting),
-                (self._widening, padding.rows, padding.widened),
-            ):
-                if rows:
-                    payoff.observe(
-                        rows, other=other, passes=passes, tokens=generated, seconds=duration_s
-                    )
+        elif self._drafter is not None:
+            self._drafting.observe(
+                plan.decoding,
+                other=plan.drafting,
+                passes=passes,
+                tokens=generated,
+                seconds=duration_s,
+            )
+        if plan.padding.rows:
+            self._widening.observe(
+                plan.padding.rows,
+                other=plan.padding.widened,
+                passes=passes,
+                tokens=generated,
+                seconds=duration_s,
+            )
         statistics = self.statistics
         statistics.passes += passes
         statistics.pass_seconds += duration_s
-        statistics.passes_by_sequences[len(taking)] += passes
-        statistics.prompt_tokens += sum(shares.values())
+        statistics.passes_by_sequences[len(plan.taking)] += passes
+        statistics.prompt_tokens += sum(plan.shares.values())
         statistics.generated_tokens += generated
 
     def _draft(self, decoding: list[_Job]) -> dict[Sequence, list[int]]:
