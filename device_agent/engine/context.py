@@ -198,6 +198,14 @@ class Context:
         """Forget all of a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    @property
+    def can_cut(self) -> bool:
+        """Whether a sequence can forget its end only: a recurrent model's state cannot be taken back."""
+        native = self.model.native
+        return not (
+            llama_cpp.llama_model_is_recurrent(native) or llama_cpp.llama_model_is_hybrid(native)
+        )
+
     def copy(self, source: int, target: int) -> None:
         """Make `target` remember all that `source` does."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
@@ -215,12 +223,7 @@ class Context:
 
         Sliding windows and recurrent layers have others, whose states are passed on as they are.
         """
-        native = self.model.native
-        return not (
-            llama_cpp.llama_model_n_swa(native)
-            or llama_cpp.llama_model_is_recurrent(native)
-            or llama_cpp.llama_model_is_hybrid(native)
-        )
+        return self.can_cut and not llama_cpp.llama_model_n_swa(self.model.native)
 
     def export_state(self, sequence: int) -> bytes:
         """A sequence's keys and values, as any context of the same model and layout takes them.

@@ -55,6 +55,7 @@ from protos.errors import (
     CancelledTaskError,
     DeadlineExceededError,
     InvalidTaskError,
+    ModelLoadError,
     OverloadedError,
 )
 
@@ -235,6 +236,11 @@ class Engine:
             self._vision = Vision(model, projector, threads=settings.threads)
             natives.callback(self._vision.close)
         if draft is not None:
+            if not self._lanes.first.context.can_cut:
+                raise ModelLoadError(
+                    f"{model.path}: no model can draft for this one: its memory is a state, from "
+                    "which a wrong guess cannot be taken back"
+                )
             self._drafter = Drafter(
                 draft,
                 model,
@@ -765,6 +771,9 @@ class Engine:
             self._batch.extend([0], slot.valid, slot.index, output=False)
 
     def _padding(self, lane: Lane, decoding: list[_Job]) -> Padding:
+        if not lane.context.can_cut:
+            # What a free slot is given, it would have to keep.
+            return Padding()
         return padding_for(
             lane.cache.slots,
             [job.sequence.slot.index for job in decoding],

@@ -32,6 +32,8 @@ class ModelShape:
     vocabulary: int
     key_values: int
     """Numbers kept for each token in each layer: keys and values together."""
+    state: int
+    """Numbers kept for each sequence in each layer, however long it is (recurrent models)."""
     trained_context_tokens: int
 
 
@@ -86,16 +88,22 @@ def read_shape(path: Path) -> ModelShape:
 
         width, heads = number("embedding_length"), number("attention.head_count", 1)
         kv_heads = number("attention.head_count_kv", heads)
-        key = number("attention.key_length", width // heads)
-        value = number("attention.value_length", width // heads)
+        key = number("attention.key_length", width // max(1, heads))
+        value = number("attention.value_length", width // max(1, heads))
+        inner, depth = number("ssm.inner_size"), number("ssm.state_size")
+        convolved = inner + 2 * number("ssm.group_count") * depth
+        state = max(0, number("ssm.conv_kernel") - 1) * convolved + depth * inner
+        # RWKV keeps a matrix for each head, and the token before.
+        state += width * (number("wkv.head_size") + number("token_shift_count"))
         vocabulary = llama_cpp.llama_model_get_vocab(native)
         return ModelShape(
             file_bytes=path.stat().st_size,
             layers=number("block_count"),
             width=width,
-            feed_forward=number("feed_forward_length"),
+            feed_forward=max(number("feed_forward_length"), 2 * inner),
             vocabulary=int(llama_cpp.llama_vocab_n_tokens(vocabulary)),
             key_values=kv_heads * (key + value),
+            state=state,
             trained_context_tokens=number("context_length"),
         )
     finally:
@@ -114,13 +122,15 @@ def estimate(
     """What an engine with these settings will need; `outputs` is the rows of logits of a pass."""
     tokens = min(context_tokens or shape.trained_context_tokens, shape.trained_context_tokens)
     padded = -(-tokens // _PADDING_TOKENS) * _PADDING_TOKENS
-    cache = parallel * padded * shape.layers * shape.key_values
+    cache = parallel * padded * shape.layers * shape.key_values * _BYTES_PER_VALUE[key_value_type]
+    # States are in single precision, whatever keys and values are in.
+    states = parallel * shape.layers * shape.state * 4
     # One pass keeps the residual, the attention's and the feed-forward's inputs and outputs at once.
     activations = batch_tokens * (6 * shape.width + 3 * shape.feed_forward) * 4
     masks = batch_tokens * padded * 2
     return MemoryNeed(
         weights=shape.file_bytes,
-        cache=int(cache * _BYTES_PER_VALUE[key_value_type]),
+        cache=int(cache) + states,
         compute=activations + masks + 2 * outputs * shape.vocabulary * 4,
     )
 

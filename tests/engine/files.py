@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
+from engines import MODELS
 from matplotlib.image import imsave
 
 from testbed.training.export import write_gguf
@@ -152,3 +153,105 @@ class GreyLetters:
         writer.write_tensors_to_file()
         writer.close()
         return path
+
+
+def write_mamba(path: Path, seed: int = 1) -> Path:
+    """A random state-space model (Gu and Dao 2023): its memory is one state, and cannot be cut.
+
+    Tensors and their shapes as llama.cpp names them (`mamba`); the vocabulary is a shipped model's.
+    """
+    layers, width, inner, states, steps, kernel = 2, 32, 64, 8, 4, 4
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(layers)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(states)
+    writer.add_ssm_time_step_rank(steps)
+    writer.add_layer_norm_rms_eps(1e-5)
+    vocabulary = _copy_tokenizer(writer)
+    rng = np.random.default_rng(seed)
+
+    def add(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0) -> None:
+        values = offset + rng.normal(0, scale, shape)
+        writer.add_tensor(name, values.astype(np.float32))
+
+    add("token_embd.weight", vocabulary, width)
+    add("output_norm.weight", width, scale=0.1, offset=1.0)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        add(f"{block}.attn_norm.weight", width, scale=0.1, offset=1.0)
+        add(f"{block}.ssm_in.weight", 2 * inner, width, scale=0.4)
+        add(f"{block}.ssm_conv1d.weight", inner, kernel, scale=0.5)
+        add(f"{block}.ssm_conv1d.bias", inner, scale=0.1)
+        add(f"{block}.ssm_x.weight", steps + 2 * states, inner, scale=0.3)
+        add(f"{block}.ssm_dt.weight", inner, steps, scale=0.3)
+        add(f"{block}.ssm_dt.bias", inner, scale=0.1)
+        # Negative: a state fades.
+        writer.add_tensor(
+            f"{block}.ssm_a", -rng.uniform(0.01, 0.3, (inner, states)).astype(np.float32)
+        )
+        add(f"{block}.ssm_d", inner, scale=0.3)
+        add(f"{block}.ssm_out.weight", width, inner, scale=0.3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_gemma(path: Path, window: int, seed: int = 1) -> Path:
+    """A random Gemma 2, of whose layers every other one sees the last `window` tokens only."""
+    layers, width, feed_forward, heads = 4, 32, 64, 2
+    writer = gguf.GGUFWriter(path, "gemma2")
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_key_length(width // heads)
+    writer.add_value_length(width // heads)
+    writer.add_block_count(layers)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_sliding_window(window)
+    vocabulary = _copy_tokenizer(writer)
+    rng = np.random.default_rng(seed)
+
+    def add(name: str, *shape: int, scale: float = 0.4, offset: float = 0.0) -> None:
+        values = offset + rng.normal(0, scale, shape)
+        writer.add_tensor(name, values.astype(np.float32))
+
+    def norm(name: str) -> None:
+        add(name, width, scale=0.1, offset=1.0)
+
+    # Small, or a token would mostly say itself: the output has the same weights.
+    add("token_embd.weight", vocabulary, width, scale=0.1)
+    norm("output_norm.weight")
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            norm(f"{block}.{name}.weight")
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"{block}.{name}.weight", width, width)
+        add(f"{block}.ffn_gate.weight", feed_forward, width)
+        add(f"{block}.ffn_up.weight", feed_forward, width)
+        add(f"{block}.ffn_down.weight", width, feed_forward)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _copy_tokenizer(writer: gguf.GGUFWriter) -> int:
+    """Give a file a shipped model's vocabulary; returns its size."""
+    source = gguf.GGUFReader(MODELS["mathematics"])
+    for field in source.fields.values():
+        if field.name.startswith("tokenizer."):
+            kind = field.types[0]
+            sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type)
+    return len(source.fields["tokenizer.ggml.tokens"].data)

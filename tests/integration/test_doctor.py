@@ -72,6 +72,7 @@ QWEN = ModelShape(
     feed_forward=4864,
     vocabulary=151_936,
     key_values=256,
+    state=0,
     trained_context_tokens=32_768,
 )
 
