@@ -57,20 +57,27 @@ def hold(
         )
 
     first = plan(DirectionConditions())
-    with (
-        Netlink() as netlink,
-        taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
-    ):
-        _tell(answers, {"error": None, "holds": interface})
-        for line in _lines(orders, lease_s, interface):
-            lease.renew()
-            try:
-                _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
-            except (AirloomError, ValueError) as error:
-                _tell(answers, {"error": str(error)})
+    try:
+        with (
+            Netlink() as netlink,
+            taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
+        ):
+            _tell(answers, {"error": None, "holds": interface})
+            for line in _lines(orders, lease_s):
+                lease.renew()
+                try:
+                    _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
+                except (AirloomError, ValueError) as error:
+                    _tell(answers, {"error": str(error)})
+    except _SilenceError:
+        raise LinkError(f"no order came for {lease_s:g} s: {interface} is restored") from None
 
 
-def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
+class _SilenceError(Exception):
+    """No order came within the lease; a guardian may have noticed first, which is no error."""
+
+
+def _lines(descriptor: int, lease_s: float) -> Iterator[bytes]:
     waiting = b""
     while True:
         line, newline, rest = waiting.partition(b"\n")
@@ -81,7 +88,7 @@ def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
         if len(waiting) > _LONGEST_LINE_BYTES:
             raise LinkError(f"a line of more than {_LONGEST_LINE_BYTES} bytes is no order")
         if not select.select((descriptor,), (), (), lease_s)[0]:
-            raise LinkError(f"no order came for {lease_s:g} s: {interface} is restored")
+            raise _SilenceError
         fresh = os.read(descriptor, 1 << 16)
         if not fresh:
             return
