@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import random
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -34,6 +35,9 @@ REQUESTS = 10_000
 _CONCURRENT = 64
 _WARM = 0.2
 """The share of requests after which the memory is taken as settled."""
+_WINDOW = 0.1
+"""The share of requests over which it is taken, as a median: changing adapters makes llama.cpp allocate
+its buffers anew, beside the old ones."""
 
 
 @dataclass
@@ -64,15 +68,17 @@ async def soak(engine: Engine, adapters: list[str], requests: int, seed: int = 0
     tally, process = Tally(), psutil.Process()
     started_s = time.monotonic()
     numbers = iter(range(requests))
+    sizes: list[int] = []
 
     async def ask_one_after_the_other() -> None:
-        for number in numbers:
-            if number == int(requests * _WARM):
-                tally.settled_bytes = process.memory_info().rss
+        for _ in numbers:
+            sizes.append(process.memory_info().rss)
             await _one(engine, rng, sums, uses, expected, tally)
 
     await asyncio.gather(*(ask_one_after_the_other() for _ in range(_CONCURRENT)))
-    tally.final_bytes = process.memory_info().rss
+    first, window = int(requests * _WARM), int(requests * _WINDOW)
+    tally.settled_bytes = int(statistics.median(sizes[first : first + window]))
+    tally.final_bytes = int(statistics.median(sizes[-window:]))
     tally.duration_s = time.monotonic() - started_s
     tally.unanswered = requests - sum(tally.outcomes.values())
     return tally
