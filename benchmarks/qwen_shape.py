@@ -13,6 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from benchmarks.gguf_files import finish
 from testbed.training.export import quantise
 
 
@@ -109,8 +110,5 @@ def write_random(shape: QwenShape, quantisation: str, target: Path, seed: int = 
             matrix(f"blk.{i}.ffn_gate.weight", shape.feed_forward, shape.width)
             matrix(f"blk.{i}.ffn_up.weight", shape.feed_forward, shape.width)
             matrix(f"blk.{i}.ffn_down.weight", shape.width, shape.feed_forward)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         quantise(full, target, quantisation)

@@ -23,7 +23,7 @@ from netctl.kernel.netlink import Netlink
 from netctl.lease import restore
 from netctl.linux import minimise_timer_slack, processors_awake
 from netctl.shape import netem_here, taken
-from protos.errors import AirloomError, ConfigurationError, LinkError
+from protos.errors import AirloomError, ConfigurationError, ControllerError
 
 _LONGEST_LINE_BYTES = 1 << 18
 
@@ -45,7 +45,8 @@ def hold(
 
     Raises:
         UnsupportedConditionError: the kernel lacks netem and HTB.
-        LinkError: the interface is somebody else's, or no line came within the lease.
+        LinkError: the interface is somebody else's.
+        ControllerError: no line came within the lease, or one that never ends.
     """
     with_netem = netem_here()
     restore()
@@ -57,27 +58,20 @@ def hold(
         )
 
     first = plan(DirectionConditions())
-    try:
-        with (
-            Netlink() as netlink,
-            taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
-        ):
-            _tell(answers, {"error": None, "holds": interface})
-            for line in _lines(orders, lease_s):
-                lease.renew()
-                try:
-                    _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
-                except (AirloomError, ValueError) as error:
-                    _tell(answers, {"error": str(error)})
-    except _SilenceError:
-        raise LinkError(f"no order came for {lease_s:g} s: {interface} is restored") from None
+    with (
+        Netlink() as netlink,
+        taken(netlink, interface, first, lease_s, incoming) as (lease, shaped),
+    ):
+        _tell(answers, {"error": None, "holds": interface})
+        for line in _lines(orders, lease_s, interface):
+            lease.renew()
+            try:
+                _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
+            except (AirloomError, ValueError) as error:
+                _tell(answers, {"error": str(error)})
 
 
-class _SilenceError(Exception):
-    """No order came within the lease; a guardian may have noticed first, which is no error."""
-
-
-def _lines(descriptor: int, lease_s: float) -> Iterator[bytes]:
+def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
     waiting = b""
     while True:
         line, newline, rest = waiting.partition(b"\n")
@@ -86,9 +80,9 @@ def _lines(descriptor: int, lease_s: float) -> Iterator[bytes]:
             yield line
             continue
         if len(waiting) > _LONGEST_LINE_BYTES:
-            raise LinkError(f"a line of more than {_LONGEST_LINE_BYTES} bytes is no order")
+            raise ControllerError(f"a line of more than {_LONGEST_LINE_BYTES} bytes is no order")
         if not select.select((descriptor,), (), (), lease_s)[0]:
-            raise _SilenceError
+            raise ControllerError(f"no order came for {lease_s:g} s: {interface} is restored")
         fresh = os.read(descriptor, 1 << 16)
         if not fresh:
             return

@@ -87,5 +87,11 @@ class LinkError(AirloomError):
     status = Status.FAILED_PRECONDITION
 
 
+class ControllerError(AirloomError):
+    """Whoever gives the orders has fallen silent, or what comes is no order."""
+
+    status = Status.FAILED_PRECONDITION
+
+
 class UnsupportedConditionError(LinkError):
     """A backend cannot represent what was asked of a link; says why and what can."""

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks.result import Result
-from benchmarks.runtime.llama_cpp_programs import BareRates, llama_bench
+from benchmarks.runtime.llama_cpp_programs import Rates, llama_bench
 from benchmarks.runtime.subjects import Subject, qwen, shipped
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
 
@@ -31,12 +31,12 @@ class _Served:
         cls.engine = Engine(Model(subject.path), settings)
 
     @classmethod
-    def rates(cls, turn: int, generated: int) -> BareRates:
+    def rates(cls, turn: int, generated: int) -> Rates:
         """Prefill and decode as the engine times itself."""
         return asyncio.run(cls._rates(turn, generated))
 
     @classmethod
-    async def _rates(cls, turn: int, generated: int) -> BareRates:
+    async def _rates(cls, turn: int, generated: int) -> Rates:
         # Other tokens each time: nothing is found in the cache.
         prompt = tuple((10 + turn + 7 * i) % 80 + 5 for i in range(_PROMPT_TOKENS))
         read = await cls.engine.generate(GenerateRequest(prompt, max_tokens=1, scores=False))
@@ -45,16 +45,16 @@ class _Served:
             prompt[:1], max_tokens=generated + 1, ignore_end=True, scores=False
         )
         written = await cls.engine.generate(request)
-        return BareRates(
+        return Rates(
             prefill=read.prompt_tokens / read.prefill_ms * 1e3,
             decode=generated / written.decode_ms * 1e3,
         )
 
 
-def _measure(subject: Subject, generated: int) -> tuple[list[BareRates], list[BareRates]]:
+def _measure(subject: Subject, generated: int) -> tuple[list[Rates], list[Rates]]:
     """The engine's rates and llama-bench's, taken in turns."""
-    ours: list[BareRates] = []
-    peers: list[BareRates] = []
+    ours: list[Rates] = []
+    peers: list[Rates] = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         1, mp_context=context, initializer=_Served.open, initargs=(subject,)

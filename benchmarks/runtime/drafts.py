@@ -17,6 +17,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from benchmarks.gguf_files import copy_field, finish
 from benchmarks.result import Result
 from benchmarks.runtime.subjects import BUILD, shipped
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
@@ -33,10 +34,7 @@ def padded(source: Path, layers: int, target: Path) -> Path:
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
-        value = layers if field.name == "llama.block_count" else field.contents()
-        kind = field.types[0]
-        sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, value, kind, sub_type)
+        copy_field(field, writer, layers if field.name == "llama.block_count" else None)
     own = int(reader.fields["llama.block_count"].contents())
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -47,10 +45,7 @@ def padded(source: Path, layers: int, target: Path) -> Path:
         for layer in range(own, layers):
             name = tensor.name.replace("blk.0.", f"blk.{layer}.")
             writer.add_tensor(name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target
 
 

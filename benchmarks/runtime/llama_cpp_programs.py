@@ -69,14 +69,14 @@ def llama_server(
 
 
 @dataclass(frozen=True, slots=True)
-class BareRates:
-    """Prefill and decode in tokens per second, as llama-bench reports them."""
+class Rates:
+    """Prefill and decode, in tokens per second."""
 
     prefill: float
     decode: float
 
 
-def llama_bench(model: Path, *, threads: int, prompt: int, generate: int) -> BareRates:
+def llama_bench(model: Path, *, threads: int, prompt: int, generate: int) -> Rates:
     """Measure prefill and decode once with llama-bench, best known as pp and tg."""
     command = [
         str(programs() / "llama-bench"), "-m", str(model), "-t", str(threads), "-p", str(prompt),
@@ -85,4 +85,4 @@ def llama_bench(model: Path, *, threads: int, prompt: int, generate: int) -> Bar
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     rows = json.loads(done.stdout)
     rate = {row["n_gen"] > 0: float(row["avg_ts"]) for row in rows}
-    return BareRates(prefill=rate[False], decode=rate[True])
+    return Rates(prefill=rate[False], decode=rate[True])

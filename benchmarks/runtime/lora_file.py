@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from benchmarks.gguf_files import finish
+
 
 def write_random_lora(base: Path, target: Path, *, rank: int = 16, seed: int = 0) -> Path:
     """Write an adapter of every attention projection of a GGUF model."""
@@ -24,8 +26,5 @@ def write_random_lora(base: Path, target: Path, *, rank: int = 16, seed: int = 0
             b = rng.normal(0, 0.02, (outputs, rank)).astype(np.float32)
             writer.add_tensor(f"{tensor.name}.lora_a", a)
             writer.add_tensor(f"{tensor.name}.lora_b", b)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target

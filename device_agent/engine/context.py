@@ -24,6 +24,8 @@ _GGML_TYPES = {
 }
 
 
+_CELLS_TOGETHER = 256
+
 _STATE_HEAD = 8
 """Bytes of a state before the number of sequences: llama.cpp's mark and the sequence's number."""
 
@@ -32,6 +34,11 @@ _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(
     ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
 )
 """llama_get_logits, without an object made for what it points at: that takes longer than the call."""
+
+
+def cells(tokens: int) -> int:
+    """How many places llama.cpp provides, and attends to, where a sequence has so many tokens."""
+    return -(-tokens // _CELLS_TOGETHER) * _CELLS_TOGETHER
 
 
 class DecodeError(AirloomError):
@@ -137,7 +144,7 @@ class Context:
         self.batch_tokens = max(sequences, min(batch_tokens, sequences * self.context_tokens))
         self.key_value_type = key_value_type
         parameters = llama_cpp.llama_context_default_params()
-        # llama.cpp rounds a sequence's share up to a multiple of 256.
+        # llama.cpp rounds a sequence's share up itself: see `cells`.
         parameters.n_ctx = sequences * self.context_tokens
         parameters.n_batch = parameters.n_ubatch = self.batch_tokens
         parameters.n_seq_max = sequences
@@ -162,6 +169,11 @@ class Context:
                 )
         self.native = native
         self._memory = llama_cpp.llama_get_memory(native)
+        self.can_cut = not (
+            llama_cpp.llama_model_is_recurrent(model.native)
+            or llama_cpp.llama_model_is_hybrid(model.native)
+        )
+        """Whether a sequence can forget its end only: a recurrent model's state cannot be taken back."""
         self._width = model.vocabulary_size
         self._viewed = (0, 0)
         """Address and rows of the logits that `_view` looks at: making a view costs microseconds."""
@@ -197,14 +209,6 @@ class Context:
     def forget(self, sequence: int) -> None:
         """Forget all of a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-
-    @property
-    def can_cut(self) -> bool:
-        """Whether a sequence can forget its end only: a recurrent model's state cannot be taken back."""
-        native = self.model.native
-        return not (
-            llama_cpp.llama_model_is_recurrent(native) or llama_cpp.llama_model_is_hybrid(native)
-        )
 
     def copy(self, source: int, target: int) -> None:
         """Make `target` remember all that `source` does."""

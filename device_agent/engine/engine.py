@@ -548,11 +548,11 @@ class Engine:
 
     def _drop_unwanted(self) -> None:
         now_s = time.monotonic()
-        with self._changed:
-            # Others add to it meanwhile.
-            waiting = list(self._waiting)
-        for jobs, some in ((self._active, self._active), (self._waiting, waiting)):
-            for job in [job for job in some if job.interrupted(now_s)]:
+        for jobs in (self._active, self._waiting):
+            with self._changed:
+                # Others may join meanwhile.
+                present = list(jobs)
+            for job in [job for job in present if job.interrupted(now_s)]:
                 event: SequenceState | AirloomError
                 if job.generation.cancelled:
                     event = CancelledTaskError("the generation was cancelled")
@@ -665,14 +665,13 @@ class Engine:
         """Decide what the next pass does, and fill the batch with it."""
         lane = jobs[0].lane
         decoding = [job for job in jobs if job.sequence.decoding]
-        reading = len(decoding) < len(jobs)
         drafting = (
             bool(decoding) and self._drafter is not None and self._drafting.pays(len(decoding))
         )
         plan = _Plan(lane, jobs, len(decoding), drafting)
         plan.drafts = self._draft(decoding) if drafting else {}
         self._batch.clear()
-        if reading:
+        if plan.reading:
             plan.shares = self._share_prompts(jobs, plan.drafts)
         elif not drafting:
             plan.padding = self._padding(lane, decoding)
@@ -687,12 +686,17 @@ class Engine:
 
     def _run(self, plan: _Plan) -> tuple[int, int]:
         """Do the pass, and those after it that need no plan; return how many, and the tokens made."""
-        logits = plan.lane.context.decode(self._batch)
-        for slot in plan.padding.slots:
-            plan.lane.context.trim(slot.index, slot.valid)
+        logits = self._decode(plan)
         if plan.reading or plan.drafting or not self._steady(plan.jobs):
             return 1, self._take_tokens(plan.taking, plan.drafts, logits)
-        return self._go_on(plan.taking, plan.padding, logits)
+        return self._go_on(plan, logits)
+
+    def _decode(self, plan: _Plan) -> NDArray[np.float32]:
+        context = plan.lane.context
+        logits = context.decode(self._batch)
+        for slot in plan.padding.slots:
+            context.trim(slot.index, slot.valid)
+        return logits
 
     def _learn(self, plan: _Plan, passes: int, generated: int, duration_s: float) -> None:
         """Count what was done, and remember how long it took."""
@@ -833,21 +837,19 @@ class Engine:
         """Whether these can be left to themselves until somebody comes or goes."""
         return len(jobs) == len(self._active) and all(job.sequence.steady for job in jobs)
 
-    def _go_on(
-        self, jobs: list[_Job], padding: Padding, logits: NDArray[np.float32]
-    ) -> tuple[int, int]:
+    def _go_on(self, plan: _Plan, logits: NDArray[np.float32]) -> tuple[int, int]:
         """Take the tokens of a pass and of those after it; return how many passes and tokens."""
+        jobs = plan.taking
         most_passes = _STEADY_PASSES
         if self._drafter is not None:
-            most_passes = min(most_passes, self._drafting.passes_left(len(jobs)))
-        if padding.rows:
-            most_passes = min(most_passes, self._widening.passes_left(padding.rows))
+            most_passes = min(most_passes, self._drafting.passes_left(plan.decoding))
+        if plan.padding.rows:
+            most_passes = min(most_passes, self._widening.passes_left(plan.padding.rows))
         steps = go_on(
-            jobs[0].lane.context,
             self._batch,
             [job.sequence for job in jobs],
             logits,
-            idle=padding.slots,
+            decode=functools.partial(self._decode, plan),
             keep_logits=any(job.sequence.request.scores for job in jobs),
             most_passes=most_passes,
             interrupted=self._interruption(jobs),
@@ -862,23 +864,24 @@ class Engine:
 
     def _interruption(self, jobs: list[_Job]) -> Callable[[], bool]:
         """Whether something else is to be done now than to go on with these."""
-        ends_s = time.monotonic() + _STEADY_S
-        for job in jobs:
-            if job.generation.stream:
-                ends_s = min(ends_s, job.told_s + self.settings.stream_interval_s)
-            if job.sequence.request.deadline_s is not None:
-                ends_s = min(ends_s, job.sequence.request.deadline_s)
-        generations = [job.generation for job in jobs]
+        streams = [job.told_s for job in jobs if job.generation.stream]
+        ends_s = min(
+            time.monotonic() + _STEADY_S,
+            min(streams, default=math.inf) + self.settings.stream_interval_s,
+        )
         full = len(jobs) >= self.settings.parallel
         # While all places are taken, those who wait are no reason; another one may have a deadline.
         waiting = len(self._waiting) if full else 0
 
         def interrupted() -> bool:
-            if time.monotonic() >= ends_s or self._chores or self._closing:
-                return True
-            if len(self._waiting) > waiting:
-                return True
-            return any(generation.cancelled or generation.suspending for generation in generations)
+            now_s = time.monotonic()
+            return (
+                now_s >= ends_s
+                or bool(self._chores)
+                or self._closing
+                or len(self._waiting) > waiting
+                or any(job.interrupted(now_s) for job in jobs)
+            )
 
         return interrupted
 

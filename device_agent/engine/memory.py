@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp
 import psutil
 
-from device_agent.engine.context import KeyValueType
+from device_agent.engine.context import KeyValueType, cells
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import check_is_gguf, loading, metadata_value
 from protos.errors import ModelLoadError
@@ -16,7 +16,6 @@ from protos.errors import ModelLoadError
 _BYTES_PER_VALUE: dict[KeyValueType, float] = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
 _RUNTIME_BYTES = 120 << 20
 """Python with its libraries, measured with an agent that has loaded the smallest model."""
-_PADDING_TOKENS = 256
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
@@ -121,7 +120,7 @@ def estimate(
 ) -> MemoryNeed:
     """What an engine with these settings will need; `outputs` is the rows of logits of a pass."""
     tokens = min(context_tokens or shape.trained_context_tokens, shape.trained_context_tokens)
-    padded = -(-tokens // _PADDING_TOKENS) * _PADDING_TOKENS
+    padded = cells(tokens)
     cache = parallel * padded * shape.layers * shape.key_values * _BYTES_PER_VALUE[key_value_type]
     # States are in single precision, whatever keys and values are in.
     states = parallel * shape.layers * shape.state * 4

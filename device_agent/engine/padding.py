@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from device_agent.engine.context import cells
 from device_agent.engine.payoff import Payoff
 from device_agent.engine.prefix_cache import Slot
 
@@ -15,8 +16,6 @@ _WIDEST_BRIDGE = 2
 _ROWS_TOGETHER = 4
 """Matrix kernels for repacked weights take so many rows at a time, and what is left one by one: seven
 can take longer than eight."""
-
-_CELLS_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def padding_for(
     if rows == 1:
         return Padding()
     # Attention costs every row what the longest takes.
-    light = [not slot.busy and slot.valid < _cells(longest) for slot in slots]
+    light = [not slot.busy and slot.valid < cells(longest) for slot in slots]
     neighbours = _neighbours(slots, decoding, light, -rows % _ROWS_TOGETHER)
     if not neighbours:
         return Padding(tuple(bridges))
@@ -77,11 +76,6 @@ def _bridges(slots: Sequence[Slot], decoding: Sequence[int], context_tokens: int
         ):
             bridges += gap
     return bridges
-
-
-def _cells(tokens: int) -> int:
-    """How many cells llama.cpp attends to where a sequence has so many tokens."""
-    return -(-tokens // _CELLS_TOGETHER) * _CELLS_TOGETHER
 
 
 def _neighbours(

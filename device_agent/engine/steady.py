@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agent.engine.context import Batch, Context
-from device_agent.engine.prefix_cache import Slot
+from device_agent.engine.context import Batch
 from device_agent.engine.sequence import Sequence as Generated
 
 _KEPT_LOGITS = 1 << 16
@@ -36,12 +35,11 @@ class Steps:
 
 
 def go_on(
-    context: Context,
     batch: Batch,
     sequences: Sequence[Generated],
     logits: NDArray[np.float32],
     *,
-    idle: Sequence[Slot],
+    decode: Callable[[], NDArray[np.float32]],
     keep_logits: bool,
     most_passes: int,
     interrupted: Callable[[], bool],
@@ -51,11 +49,10 @@ def go_on(
     Ends with the pass after which a sequence may have ended, or something else wants to be done.
 
     Args:
-        context: where the sequences are.
         batch: the last pass: one token of each sequence, and one of each idle slot.
         sequences: steady ones, in the batch's order.
         logits: what came out of that pass, (sequences, vocabulary).
-        idle: slots that each pass takes along, and forgets.
+        decode: runs the batch as it is then.
         keep_logits: whether those of all passes will be needed.
         most_passes: including the one that is over.
         interrupted: asked after each pass.
@@ -83,9 +80,7 @@ def go_on(
         if keep_logits:
             kept.append(logits.copy())
         batch.advance(places, tokens)
-        logits = context.decode(batch)
-        for slot in idle:
-            context.trim(slot.index, slot.valid)
+        logits = decode()
     if kept:
         by_sequence = np.stack([*kept, logits], axis=1)
         logits = by_sequence.reshape(-1, by_sequence.shape[2])

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.engine.payoff import Payoff
+
 sys.path.insert(0, str(Path(__file__).parent))
 from engines import MakeEngine
 
@@ -14,3 +16,9 @@ def make_engine() -> Iterator[MakeEngine]:
     make = MakeEngine()
     yield make
     make.close()
+
+
+@pytest.fixture
+def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts and padding are used in every pass, whatever they were found to cost."""
+    monkeypatch.setattr(Payoff, "pays", lambda *_: True)

@@ -12,6 +12,7 @@ import torch
 from engines import MODELS
 from matplotlib.image import imsave
 
+from benchmarks.gguf_files import copy_field, finish
 from testbed.training.export import write_gguf
 from testbed.training.network import Shape, Transformer
 from testbed.training.vocabulary import CharacterVocabulary
@@ -62,10 +63,7 @@ class Lora:
         for layer, (a, b) in enumerate(self.pairs):
             writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_a", a)
             writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_b", b)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return path
 
     def merged(self, network: Transformer, scale: float) -> Transformer:
@@ -148,11 +146,19 @@ class GreyLetters:
         second = (known[2:] - 2 * known[1:-1] + known[:-2]) / self.sharpness
         writer.add_tensor("mm.2.weight", np.ascontiguousarray(second.T))
         writer.add_tensor("mm.2.bias", np.zeros(embeddings.shape[1], np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return path
+
+
+class RandomTensors:
+    """Adds tensors of normally distributed numbers to a file."""
+
+    def __init__(self, writer: gguf.GGUFWriter, seed: int) -> None:
+        self._writer, self._rng = writer, np.random.default_rng(seed)
+
+    def __call__(self, name: str, *shape: int, scale: float = 0.4, offset: float = 0.0) -> None:
+        values = offset + self._rng.normal(0, scale, shape)
+        self._writer.add_tensor(name, values.astype(np.float32))
 
 
 def write_mamba(path: Path, seed: int = 1) -> Path:
@@ -173,13 +179,8 @@ def write_mamba(path: Path, seed: int = 1) -> Path:
     writer.add_ssm_time_step_rank(steps)
     writer.add_layer_norm_rms_eps(1e-5)
     vocabulary = _copy_tokenizer(writer)
-    rng = np.random.default_rng(seed)
-
-    def add(name: str, *shape: int, scale: float = 1.0, offset: float = 0.0) -> None:
-        values = offset + rng.normal(0, scale, shape)
-        writer.add_tensor(name, values.astype(np.float32))
-
-    add("token_embd.weight", vocabulary, width)
+    add = RandomTensors(writer, seed)
+    add("token_embd.weight", vocabulary, width, scale=1.0)
     add("output_norm.weight", width, scale=0.1, offset=1.0)
     for layer in range(layers):
         block = f"blk.{layer}"
@@ -191,15 +192,10 @@ def write_mamba(path: Path, seed: int = 1) -> Path:
         add(f"{block}.ssm_dt.weight", inner, steps, scale=0.3)
         add(f"{block}.ssm_dt.bias", inner, scale=0.1)
         # Negative: a state fades.
-        writer.add_tensor(
-            f"{block}.ssm_a", -rng.uniform(0.01, 0.3, (inner, states)).astype(np.float32)
-        )
+        add(f"{block}.ssm_a", inner, states, scale=0.05, offset=-0.2)
         add(f"{block}.ssm_d", inner, scale=0.3)
         add(f"{block}.ssm_out.weight", width, inner, scale=0.3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -218,11 +214,7 @@ def write_gemma(path: Path, window: int, seed: int = 1) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_sliding_window(window)
     vocabulary = _copy_tokenizer(writer)
-    rng = np.random.default_rng(seed)
-
-    def add(name: str, *shape: int, scale: float = 0.4, offset: float = 0.0) -> None:
-        values = offset + rng.normal(0, scale, shape)
-        writer.add_tensor(name, values.astype(np.float32))
+    add = RandomTensors(writer, seed)
 
     def norm(name: str) -> None:
         add(name, width, scale=0.1, offset=1.0)
@@ -239,10 +231,7 @@ def write_gemma(path: Path, window: int, seed: int = 1) -> Path:
         add(f"{block}.ffn_gate.weight", feed_forward, width)
         add(f"{block}.ffn_up.weight", feed_forward, width)
         add(f"{block}.ffn_down.weight", width, feed_forward)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -251,7 +240,5 @@ def _copy_tokenizer(writer: gguf.GGUFWriter) -> int:
     source = gguf.GGUFReader(MODELS["mathematics"])
     for field in source.fields.values():
         if field.name.startswith("tokenizer."):
-            kind = field.types[0]
-            sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub_type)
+            copy_field(field, writer)
     return len(source.fields["tokenizer.ggml.tokens"].data)

@@ -12,12 +12,7 @@ from protos.errors import ModelLoadError
 from testbed.questions import DOMAINS, held_out
 
 
-@pytest.fixture
-def always_drafting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Payoff, "pays", lambda *_: True)
-
-
-@pytest.mark.usefixtures("always_drafting")
+@pytest.mark.usefixtures("everything_pays")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 async def test_drafts_leave_the_text_as_it_is(temperature: float, make_engine: MakeEngine) -> None:
     plain = make_engine("cloud", parallel=4)
@@ -41,7 +36,7 @@ async def test_drafts_leave_the_text_as_it_is(temperature: float, make_engine: M
     assert drafted.statistics.passes < plain.statistics.passes
 
 
-@pytest.mark.usefixtures("always_drafting")
+@pytest.mark.usefixtures("everything_pays")
 async def test_a_model_that_drafts_for_itself_is_always_right(make_engine: MakeEngine) -> None:
     engine = make_engine(draft="mathematics")
     prompt = engine.model.user_prompt("What is 12+25?")
@@ -51,7 +46,7 @@ async def test_a_model_that_drafts_for_itself_is_always_right(make_engine: MakeE
     assert completion.accepted_tokens >= completion.drafted_tokens - engine.settings.draft_tokens
 
 
-@pytest.mark.usefixtures("always_drafting")
+@pytest.mark.usefixtures("everything_pays")
 async def test_drafts_obey_a_grammar_and_a_stop_string(make_engine: MakeEngine) -> None:
     plain, drafted = make_engine(), make_engine(draft="symbolic")
     prompt = plain.model.user_prompt("What is 12+25?")

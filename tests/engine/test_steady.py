@@ -9,7 +9,6 @@ import pytest
 from engines import MakeEngine
 
 from device_agent.engine import Completion, Engine, GenerateRequest, Generation, Sampling
-from device_agent.engine.payoff import Payoff
 from protos.errors import CancelledTaskError, DeadlineExceededError
 
 NEVER = ("\N{SNOWMAN}",)
@@ -66,10 +65,8 @@ async def test_neighbours_of_a_free_slot_say_the_same(make_engine: MakeEngine) -
     assert engine.statistics.passes_by_sequences[2] > 20
 
 
-async def test_rows_that_nobody_wants_change_nothing(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Payoff, "pays", lambda *_: True)
+@pytest.mark.usefixtures("everything_pays")
+async def test_rows_that_nobody_wants_change_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine(parallel=8)
     asked = [request(100, sampling=Sampling(seed=seed)) for seed in range(5)]
     alone = [await engine.generate(one) for one in asked]
