@@ -15,6 +15,7 @@ import jinja2
 import llama_cpp
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from device_agent.engine.allocator import give_back_large_buffers
 from device_agent.engine.llama_log import collect_errors
 from protos.errors import InvalidTaskError, ModelLoadError
 
@@ -93,6 +94,7 @@ class Model:
         self.path = path
         with loading:
             errors = collect_errors()
+            give_back_large_buffers()
             llama_cpp.llama_backend_init()
             parameters = llama_cpp.llama_model_default_params()
             parameters.n_gpu_layers = -1
