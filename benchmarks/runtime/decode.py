@@ -7,87 +7,117 @@ import multiprocessing
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 
 from benchmarks.result import Result
 from benchmarks.runtime.llama_cpp_programs import Rates, llama_bench
 from benchmarks.runtime.subjects import Subject, qwen, shipped
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
+from device_agent.engine.context import Batch, Context
 
 _TURNS, _LEAST_S = 7, 60.0
 """At least so many turns, and so long: on a host that others use, a second's speed is chance."""
 _PROMPT_TOKENS = 128
 
 
-class _Served:
-    """An engine in a process of its own: OpenMP's threads of one would slow another's."""
-
-    engine: Engine
-
-    @classmethod
-    def open(cls, subject: Subject) -> None:
-        settings = EngineSettings(
-            threads=subject.threads, parallel=1, context_tokens=subject.context_tokens
-        )
-        cls.engine = Engine(Model(subject.path), settings)
-
-    @classmethod
-    def rates(cls, turn: int, generated: int) -> Rates:
-        """Prefill and decode as the engine times itself."""
-        return asyncio.run(cls._rates(turn, generated))
-
-    @classmethod
-    async def _rates(cls, turn: int, generated: int) -> Rates:
+async def _rates(subject: Subject, generated: int) -> Rates:
+    """Prefill and decode as the engine times itself, after a warm-up as llama-bench has one."""
+    settings = EngineSettings(
+        threads=subject.threads, parallel=1, context_tokens=subject.context_tokens
+    )
+    engine = Engine(Model(subject.path), settings)
+    for turn in range(2):
         # Other tokens each time: nothing is found in the cache.
         prompt = tuple((10 + turn + 7 * i) % 80 + 5 for i in range(_PROMPT_TOKENS))
-        read = await cls.engine.generate(GenerateRequest(prompt, max_tokens=1, scores=False))
-        # llama-bench decodes from an empty context.
-        request = GenerateRequest(
-            prompt[:1], max_tokens=generated + 1, ignore_end=True, scores=False
-        )
-        written = await cls.engine.generate(request)
-        return Rates(
-            prefill=read.prompt_tokens / read.prefill_ms * 1e3,
-            decode=generated / written.decode_ms * 1e3,
-        )
+        read = await engine.generate(GenerateRequest(prompt, max_tokens=1, scores=False))
+    # llama-bench decodes from an empty context.
+    request = GenerateRequest(prompt[:1], max_tokens=generated + 1, ignore_end=True, scores=False)
+    written = await engine.generate(request)
+    await asyncio.to_thread(engine.close)
+    return Rates(
+        prefill=read.prompt_tokens / read.prefill_ms * 1e3,
+        decode=generated / written.decode_ms * 1e3,
+    )
 
 
-def _measure(subject: Subject, generated: int) -> tuple[list[Rates], list[Rates]]:
-    """The engine's rates and llama-bench's, taken in turns."""
-    ours: list[Rates] = []
-    peers: list[Rates] = []
+def _engine(subject: Subject, generated: int) -> Rates:
+    return asyncio.run(_rates(subject, generated))
+
+
+def _bare_loop(subject: Subject, generated: int) -> float:
+    """Decode in tokens per second of the least that Python can do: decode, and choose the likeliest."""
+    model = Model(subject.path)
+    context = Context(
+        model,
+        sequences=1,
+        context_tokens=subject.context_tokens,
+        threads=subject.threads,
+        outputs=1,
+    )
+    batch = Batch(1)
+    for tokens in (generated, generated):
+        context.forget(0)
+        batch.clear()
+        batch.add(5, 0, 0)
+        logits = context.decode(batch)
+        started_s = time.perf_counter()
+        for _ in range(tokens):
+            batch.advance((0,), (int(logits.argmax()),))
+            logits = context.decode(batch)
+        duration_s = time.perf_counter() - started_s
+    context.close()
+    model.close()
+    return generated / duration_s
+
+
+@dataclass
+class _Turns:
+    """What each turn measured."""
+
+    engine: list[Rates] = field(default_factory=list)
+    llama_bench: list[Rates] = field(default_factory=list)
+    bare_loop: list[float] = field(default_factory=list)
+
+
+def _measure(subject: Subject, generated: int) -> _Turns:
+    """Measure all in turns, each time in a process that has just begun, as llama-bench does."""
+    turns = _Turns()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=context, initializer=_Served.open, initargs=(subject,)
-    ) as pool:
-        pool.submit(_Served.rates, -1, generated).result()
-        begin_s = time.monotonic()
-        while len(ours) < _TURNS or time.monotonic() < begin_s + _LEAST_S:
-            peers.append(
-                llama_bench(
-                    subject.path, threads=subject.threads, prompt=_PROMPT_TOKENS, generate=generated
-                )
+    begin_s = time.monotonic()
+    while len(turns.engine) < _TURNS or time.monotonic() < begin_s + _LEAST_S:
+        turns.llama_bench.append(
+            llama_bench(
+                subject.path, threads=subject.threads, prompt=_PROMPT_TOKENS, generate=generated
             )
-            ours.append(pool.submit(_Served.rates, len(ours), generated).result())
-    return ours, peers
+        )
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            turns.engine.append(pool.submit(_engine, subject, generated).result())
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            turns.bare_loop.append(pool.submit(_bare_loop, subject, generated).result())
+    return turns
 
 
 def run() -> list[Result]:
     """Measure the 0.5 B shape and two shipped models; report medians."""
     results = []
     for subject in (qwen(), shipped("mathematics"), shipped("cloud")):
-        ours, peers = _measure(subject, 32 if subject.name.startswith("qwen") else 200)
+        turns = _measure(subject, 32 if subject.name.startswith("qwen") else 200)
+        name = f"runtime/{subject.name}"
         for phase, goal in (("prefill", 0.9), ("decode", 0.98)):
             value, peer_value = (
-                statistics.median(getattr(rates, phase) for rates in some) for some in (ours, peers)
+                statistics.median(getattr(rates, phase) for rates in some)
+                for some in (turns.engine, turns.llama_bench)
             )
             results.append(
-                Result(
-                    f"runtime/{subject.name}/{phase}",
-                    value,
-                    "tokens/s",
-                    "llama-bench",
-                    peer_value,
-                    goal,
-                )
+                Result(f"{name}/{phase}", value, "tokens/s", "llama-bench", peer_value, goal)
             )
+        results.append(
+            Result(
+                f"{name}/decode/bare-loop",
+                statistics.median(turns.bare_loop),
+                "tokens/s",
+                "llama-bench",
+                statistics.median(rates.decode for rates in turns.llama_bench),
+            )
+        )
     return results
