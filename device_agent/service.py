@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -56,16 +56,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def InferStream(  # noqa: N802
         self, request: inference_pb2.InferStreamRequest, context: Context
-    ) -> AsyncIterator[inference_pb2.InferStreamResponse]:
+    ) -> None:
+        async def tell(text: str) -> None:
+            await context.write(inference_pb2.InferStreamResponse(text=text))
+
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
-        events = _text_then_result(
-            lambda on_text: self._infer(request.task, deadline_s, on_text), context
-        )
-        async for event in events:
-            if isinstance(event, str):
-                yield inference_pb2.InferStreamResponse(text=event)
-            else:
-                yield inference_pb2.InferStreamResponse(result=event)
+        try:
+            result = await self._infer(request.task, deadline_s, tell)
+        except AirloomError as error:
+            await context.abort(grpc_status(error), str(error))
+        await context.write(inference_pb2.InferStreamResponse(result=result))
 
     async def InferBatch(  # noqa: N802
         self, request: inference_pb2.InferBatchRequest, context: Context
@@ -99,7 +99,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Resume(  # noqa: N802
         self, request_iterator: AsyncIterator[inference_pb2.ResumeRequest], context: Context
-    ) -> AsyncIterator[inference_pb2.ResumeResponse]:
+    ) -> None:
         started_s = time.monotonic()
         chat = await self._own_engine(context)
         task_id, parts = "", []
@@ -107,16 +107,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             task_id = task_id or request.task_id
             parts.append(request.chunk)
 
-        async def resume(on_text: OnText) -> task_pb2.TaskResult:
-            state = SequenceState.from_bytes(b"".join(parts))
-            completion = await chat.resume(task_id, state, on_text)
-            return self._answerer.result(task_id, completion, started_s)
+        async def tell(text: str) -> None:
+            await context.write(inference_pb2.ResumeResponse(text=text))
 
-        async for event in _text_then_result(resume, context):
-            if isinstance(event, str):
-                yield inference_pb2.ResumeResponse(text=event)
-            else:
-                yield inference_pb2.ResumeResponse(result=event)
+        try:
+            state = SequenceState.from_bytes(b"".join(parts))
+            completion = await chat.resume(task_id, state, tell)
+        except AirloomError as error:
+            await context.abort(grpc_status(error), str(error))
+        result = self._answerer.result(task_id, completion, started_s)
+        await context.write(inference_pb2.ResumeResponse(result=result))
 
     async def Embed(  # noqa: N802
         self, request: inference_pb2.EmbedRequest, context: Context
@@ -178,21 +178,3 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 "this agent's answers come from other servers: ask those",
             )
         return self._chat
-
-
-async def _text_then_result(
-    run: Callable[[OnText], Awaitable[task_pb2.TaskResult]], context: Context
-) -> AsyncIterator[str | task_pb2.TaskResult]:
-    """Yield text as it comes and then the result; stops the work when the caller leaves."""
-    texts: asyncio.Queue[str | None] = asyncio.Queue()
-    running = asyncio.ensure_future(run(texts.put_nowait))
-    running.add_done_callback(lambda _: texts.put_nowait(None))
-    try:
-        while (text := await texts.get()) is not None:
-            if text:
-                yield text
-        yield await running
-    except AirloomError as error:
-        await context.abort(grpc_status(error), str(error))
-    finally:
-        running.cancel()

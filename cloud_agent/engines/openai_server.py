@@ -97,7 +97,7 @@ class OpenAIServer:
                     first_s = first_s or time.monotonic()
                     texts.append(choice.delta.content)
                     if on_text is not None:
-                        on_text(choice.delta.content)
+                        await on_text(choice.delta.content)
                 reason = choice.finish_reason or reason
         ended_s = time.monotonic()
         return Completion(

@@ -98,11 +98,11 @@ class ServerPool:
         """Continue a conversation; raises the last server's error when none could."""
         told = False
 
-        def tell(text: str) -> None:
+        async def tell(text: str) -> None:
             nonlocal told
             told = True
             if on_text is not None:
-                on_text(text)
+                await on_text(text)
 
         untried = list(self._members)
         error: AirloomError = UnreachableError("no server is configured")

@@ -266,22 +266,16 @@ class Engine:
         """How long a prompt and its completion may be together."""
         return self._context.context_tokens
 
-    async def generate(
-        self, request: GenerateRequest, on_text: Callable[[str], None] | None = None
-    ) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
         """Generate one completion; cancelling the coroutine stops it.
-
-        Args:
-            request: what to generate.
-            on_text: called with each piece of text as it is decoded.
 
         Raises:
             OverloadedError: the queue is full.
             DeadlineExceededError: the deadline passed while queued or while decoding.
             InvalidTaskError: the request cannot be met by this model.
         """
-        generation = await self.start(request, stream=on_text is not None)
-        return await generation.follow(on_text)
+        generation = await self.start(request, stream=False)
+        return await generation.follow()
 
     async def start(self, request: GenerateRequest, *, stream: bool = True) -> Generation:
         """Queue a generation; raises as `generate` does, before anything is queued."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from device_agent.engine.handover import SequenceState
 from device_agent.engine.requests import Completion, Delta
@@ -77,15 +77,17 @@ class Generation:
             raise CancelledTaskError("the generation was handed over")
         return outcome
 
-    async def follow(self, on_text: Callable[[str], None] | None) -> Completion:
+    async def follow(self, on_text: Callable[[str], Awaitable[None]] | None = None) -> Completion:
         """Tell each piece of text as it comes, then return the completion.
 
-        Whatever ends the waiting, the caller's own cancellation included, ends the generation.
+        What comes while a piece is being told is told together, as the next one. Whatever ends the
+        waiting, the caller's own cancellation included, ends the generation.
         """
         try:
             if on_text is not None:
                 async for delta in self:
-                    on_text(delta.text)
+                    if delta.text:
+                        await on_text(delta.text)
             return await self.completion()
         finally:
             self.cancel()

@@ -69,8 +69,9 @@ async def test_every_token_is_scored_and_text_comes_piece_by_piece(
 ) -> None:
     engine = make_engine()
     request = GenerateRequest(prompt_of(engine), top_logprobs=3)
-    pieces: list[str] = []
-    completion = await engine.generate(request, pieces.append)
+    generation = await engine.start(request)
+    pieces = [delta.text async for delta in generation]
+    completion = await generation.completion()
     assert "".join(pieces) == completion.text
     assert len(pieces) > 5
     assert completion.finish_reason == "end"
@@ -122,9 +123,9 @@ async def test_penalties_and_biases_change_what_comes(make_engine: MakeEngine) -
 async def test_a_stop_string_ends_the_text_before_it(make_engine: MakeEngine) -> None:
     engine = make_engine()
     whole = (await engine.generate(GenerateRequest(prompt_of(engine)))).text
-    pieces: list[str] = []
-    request = GenerateRequest(prompt_of(engine), stop=("####",))
-    cut = await engine.generate(request, pieces.append)
+    generation = await engine.start(GenerateRequest(prompt_of(engine), stop=("####",)))
+    pieces = [delta.text async for delta in generation]
+    cut = await generation.completion()
     assert cut.text == "".join(pieces) == whole.partition("####")[0]
     assert cut.finish_reason == "stop"
 

@@ -42,7 +42,7 @@ class InMemory:
         del request
         self.asked += 1
         if on_text is not None and self.text_before_failure:
-            on_text(self.text_before_failure)
+            await on_text(self.text_before_failure)
         if self.failure is not None:
             raise self.failure
         await self.may_end.wait()
@@ -115,8 +115,12 @@ async def test_what_was_begun_is_not_begun_again() -> None:
     broken, sound = InMemory("broken", weight=100), InMemory("sound")
     broken.failure, broken.text_before_failure = UnreachableError("gone"), "The ans"
     texts: list[str] = []
+
+    async def tell(text: str) -> None:
+        texts.append(text)
+
     with pytest.raises(UnreachableError):
-        await pool_of(broken, sound).chat(REQUEST, texts.append)
+        await pool_of(broken, sound).chat(REQUEST, tell)
     assert texts == ["The ans"]
     assert sound.asked == 0
 
