@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import statistics
 import time
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from benchmarks.runtime.subjects import Subject, qwen, shipped
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
 from device_agent.engine.context import Batch, Context
 
-_TURNS, _LEAST_S = 7, 60.0
+_TURNS, _LEAST_S = 12, 60.0
 """At least so many turns, and so long: on a host that others use, a second's speed is chance."""
 _PROMPT_TOKENS = 128
 
@@ -83,17 +84,28 @@ def _measure(subject: Subject, generated: int) -> _Turns:
     """Measure all in turns, each time in a process that has just begun, as llama-bench does."""
     turns = _Turns()
     context = multiprocessing.get_context("spawn")
-    begin_s = time.monotonic()
-    while len(turns.engine) < _TURNS or time.monotonic() < begin_s + _LEAST_S:
-        turns.llama_bench.append(
-            llama_bench(
-                subject.path, threads=subject.threads, prompt=_PROMPT_TOKENS, generate=generated
-            )
+
+    def peer() -> None:
+        rates = llama_bench(
+            subject.path, threads=subject.threads, prompt=_PROMPT_TOKENS, generate=generated
         )
+        turns.llama_bench.append(rates)
+
+    def engine() -> None:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             turns.engine.append(pool.submit(_engine, subject, generated).result())
+
+    def bare_loop() -> None:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             turns.bare_loop.append(pool.submit(_bare_loop, subject, generated).result())
+
+    order = deque((peer, engine, bare_loop))
+    begin_s = time.monotonic()
+    while len(turns.engine) < _TURNS or time.monotonic() < begin_s + _LEAST_S:
+        for measure in order:
+            measure()
+        # A host that lends its processors for a while may take them back from whoever comes last.
+        order.rotate()
     return turns
 
 
