@@ -17,7 +17,7 @@ from benchmarks.runtime.llama_cpp_programs import free_port, llama_server, runni
 from benchmarks.runtime.subjects import BUILD, Subject, device_agent, qwen, shipped
 
 STREAMS = (1, 4, 8, 16)
-_ROUNDS, _LEAST_S = 5, 15.0
+_ROUNDS, _LEAST_S = 8, 15.0
 """At least so many rounds, and so long: where one takes a tenth of a second, chance rules it."""
 _PROMPT_LETTERS = 48
 
@@ -58,7 +58,9 @@ def _median_rates(
     rates: list[list[float]] = [[] for _ in servers]
     begin_s = time.monotonic()
     while len(rates[0]) <= _ROUNDS or time.monotonic() < begin_s + _LEAST_S:
-        for (url, model), kept in zip(servers, rates, strict=True):
+        pairs = list(zip(servers, rates, strict=True))
+        # Whoever comes second meets what the first has left: a warm machine, or one taken away.
+        for (url, model), kept in pairs if len(rates[0]) % 2 else reversed(pairs):
             prompts = [_prompt(rng) for _ in range(streams)]
             kept.append(asyncio.run(_rate(url, model, prompts, subject.tokens)))
     # The first round warms them up.
