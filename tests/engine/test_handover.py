@@ -76,7 +76,7 @@ async def test_an_adapter_goes_along(tmp_path: Path, make_engine: MakeEngine) ->
     here, there = make_engine(base), make_engine(base)
     await here.load_adapter("style", files[2])
     request = GenerateRequest(
-        "Who?", adapters=(AdapterUse("style", 0.7),), max_tokens=80, ignore_end=True
+        "Who?", adapters=(AdapterUse("style", 0.7),), max_tokens=240, ignore_end=True
     )
     expected = await here.generate(request)
     state = await suspended(here, request, 20)

@@ -17,7 +17,7 @@ from test_agents import PLAINTEXT, device_settings, infer, question, until_regis
 from benchmarks.runtime.llama_cpp_programs import llama_server
 from cloud_agent.config import ServerSettings
 from cloud_agent.engines.openai_server import OpenAIServer
-from device_agent.chat import ChatRequest, Message, OutputForm
+from device_agent.chat import ChatRequest, Message, OnText, OutputForm
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model, Sampling
 from protos.airloom.v1 import task_pb2
 from protos.errors import (
@@ -45,11 +45,18 @@ def asking(text: str = "What is 12+25?", **changes: Any) -> ChatRequest:
     return ChatRequest((Message("user", text),), **{"max_tokens": 100, **changes})
 
 
+def telling(texts: list[str]) -> OnText:
+    async def tell(text: str) -> None:
+        texts.append(text)
+
+    return tell
+
+
 async def test_llama_server_says_what_the_engine_says(server: str) -> None:
     remote = OpenAIServer(settings_of(server))
     await remote.check(5)
     texts: list[str] = []
-    answer = await remote.chat(asking(), texts.append)
+    answer = await remote.chat(asking(), telling(texts))
     engine = Engine(Model(MODEL), EngineSettings(threads=1))
     own = await engine.generate(GenerateRequest(engine.model.user_prompt("What is 12+25?")))
     await asyncio.to_thread(engine.close)
@@ -118,7 +125,7 @@ async def test_a_deadline_ends_an_answer_that_keeps_coming() -> None:
     remote = OpenAIServer(settings_of(f"http://127.0.0.1:{port}", model="endless"))
     texts: list[str] = []
     with pytest.raises(DeadlineExceededError, match="the deadline passed"):
-        await remote.chat(asking(deadline_s=time.monotonic() + 1), texts.append)
+        await remote.chat(asking(deadline_s=time.monotonic() + 1), telling(texts))
     assert len(texts) > 1
     await remote.close()
     server.close()
