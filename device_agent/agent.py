@@ -11,9 +11,10 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from device_agent.answering import Answerer, deadline_of
-from device_agent.chat import ChatModel, EngineChat, OnText
+from device_agent.chat import ChatModel, EngineChat
 from device_agent.concurrency import first_to_end
 from device_agent.config import DeviceSettings
+from device_agent.engine import OnText
 from device_agent.http.server import serve_http
 from device_agent.routing import keeps_own_answer
 from device_agent.runtime import open_engine

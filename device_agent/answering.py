@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 
-from device_agent.chat import ChatModel, ChatRequest, Message, OnText, OutputForm
+from device_agent.chat import ChatModel, ChatRequest, Message, OutputForm
 from device_agent.config import AnswerSettings
 from device_agent.engine import (
     IMAGE_MARK,
@@ -15,6 +15,7 @@ from device_agent.engine import (
     Confidence,
     Image,
     ModelDescription,
+    OnText,
     Sampling,
 )
 from device_agent.prompting import PeerAnswer, compose_question, extract_answer

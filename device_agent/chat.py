@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,14 +13,12 @@ from device_agent.engine import (
     Generation,
     Image,
     ModelDescription,
+    OnText,
     Sampling,
     SequenceState,
 )
 from device_agent.engine.grammar import any_json, from_json_schema
 from protos.errors import InvalidTaskError
-
-OnText = Callable[[str], Awaitable[None]]
-"""Told each piece of text; the next comes when it is done."""
 
 
 @dataclass(frozen=True, slots=True)

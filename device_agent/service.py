@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from device_agent.answering import Answerer, deadline_of, failure
-from device_agent.chat import EngineChat, OnText
-from device_agent.engine import SequenceState
+from device_agent.chat import EngineChat
+from device_agent.engine import OnText, SequenceState
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 from protos.errors import AirloomError
 from protos.grpc_status import grpc_status

@@ -7,8 +7,10 @@ import multiprocessing
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from benchmarks.result import Result
 from benchmarks.runtime.llama_cpp_programs import Rates, llama_bench
@@ -19,6 +21,8 @@ from device_agent.engine.context import Batch, Context
 _TURNS, _LEAST_S = 12, 60.0
 """At least so many turns, and so long: on a host that others use, a second's speed is chance."""
 _PROMPT_TOKENS = 128
+
+T = TypeVar("T")
 
 
 async def _rates(subject: Subject, generated: int) -> Rates:
@@ -56,19 +60,27 @@ def _bare_loop(subject: Subject, generated: int) -> float:
         outputs=1,
     )
     batch = Batch(1)
-    for tokens in (generated, generated):
+    # The first time warms up.
+    for _ in range(2):
         context.forget(0)
         batch.clear()
         batch.add(5, 0, 0)
         logits = context.decode(batch)
         started_s = time.perf_counter()
-        for _ in range(tokens):
+        for _ in range(generated):
             batch.advance((0,), (int(logits.argmax()),))
             logits = context.decode(batch)
         duration_s = time.perf_counter() - started_s
     context.close()
     model.close()
     return generated / duration_s
+
+
+def _alone(measure: Callable[[Subject, int], T], subject: Subject, generated: int) -> T:
+    """Measure in a process that has just begun, as llama-bench does."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, subject, generated).result()
 
 
 @dataclass
@@ -81,9 +93,7 @@ class _Turns:
 
 
 def _measure(subject: Subject, generated: int) -> _Turns:
-    """Measure all in turns, each time in a process that has just begun, as llama-bench does."""
     turns = _Turns()
-    context = multiprocessing.get_context("spawn")
 
     def peer() -> None:
         rates = llama_bench(
@@ -91,15 +101,13 @@ def _measure(subject: Subject, generated: int) -> _Turns:
         )
         turns.llama_bench.append(rates)
 
-    def engine() -> None:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            turns.engine.append(pool.submit(_engine, subject, generated).result())
-
-    def bare_loop() -> None:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            turns.bare_loop.append(pool.submit(_bare_loop, subject, generated).result())
-
-    order = deque((peer, engine, bare_loop))
+    order: deque[Callable[[], None]] = deque(
+        (
+            peer,
+            lambda: turns.engine.append(_alone(_engine, subject, generated)),
+            lambda: turns.bare_loop.append(_alone(_bare_loop, subject, generated)),
+        )
+    )
     begin_s = time.monotonic()
     while len(turns.engine) < _TURNS or time.monotonic() < begin_s + _LEAST_S:
         for measure in order:
@@ -114,22 +122,22 @@ def run() -> list[Result]:
     results = []
     for subject in (qwen(), shipped("mathematics"), shipped("cloud")):
         turns = _measure(subject, 32 if subject.name.startswith("qwen") else 200)
-        name = f"runtime/{subject.name}"
-        for phase, goal in (("prefill", 0.9), ("decode", 0.98)):
-            value, peer_value = (
-                statistics.median(getattr(rates, phase) for rates in some)
-                for some in (turns.engine, turns.llama_bench)
-            )
-            results.append(
-                Result(f"{name}/{phase}", value, "tokens/s", "llama-bench", peer_value, goal)
-            )
-        results.append(
+        ours, peers = turns.engine, turns.llama_bench
+        peers_decode = [rates.decode for rates in peers]
+        rows = (
+            ("prefill", [rates.prefill for rates in ours], [rates.prefill for rates in peers], 0.9),
+            ("decode", [rates.decode for rates in ours], peers_decode, 0.98),
+            ("decode/bare-loop", turns.bare_loop, peers_decode, None),
+        )
+        results += [
             Result(
-                f"{name}/decode/bare-loop",
-                statistics.median(turns.bare_loop),
+                f"runtime/{subject.name}/{row}",
+                statistics.median(values),
                 "tokens/s",
                 "llama-bench",
-                statistics.median(rates.decode for rates in turns.llama_bench),
+                statistics.median(peer_values),
+                goal,
             )
-        )
+            for row, values, peer_values, goal in rows
+        ]
     return results

@@ -56,13 +56,14 @@ def _median_rates(
     """The median rate of each server, asked in turns; of each its URL and its model's name."""
     rng = random.Random(streams)
     rates: list[list[float]] = [[] for _ in servers]
+    order = list(zip(servers, rates, strict=True))
     begin_s = time.monotonic()
     while len(rates[0]) <= _ROUNDS or time.monotonic() < begin_s + _LEAST_S:
-        pairs = list(zip(servers, rates, strict=True))
-        # Whoever comes second meets what the first has left: a warm machine, or one taken away.
-        for (url, model), kept in pairs if len(rates[0]) % 2 else reversed(pairs):
+        for (url, model), kept in order:
             prompts = [_prompt(rng) for _ in range(streams)]
             kept.append(asyncio.run(_rate(url, model, prompts, subject.tokens)))
+        # Whoever comes second meets what the first has left: a warm machine, or one taken away.
+        order.reverse()
     # The first round warms them up.
     return [statistics.median(kept[1:]) for kept in rates]
 

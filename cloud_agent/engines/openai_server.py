@@ -11,9 +11,9 @@ from typing import Any
 import openai
 
 from cloud_agent.config import ServerSettings
-from device_agent.chat import ChatRequest, Message, OnText
+from device_agent.chat import ChatRequest, Message
 from device_agent.config import read_secret
-from device_agent.engine import IMAGE_MARK, Completion, Sampling
+from device_agent.engine import IMAGE_MARK, Completion, OnText, Sampling
 from device_agent.engine.confidence import TokenScore, summarise
 from protos.errors import (
     AirloomError,

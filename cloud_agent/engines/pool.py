@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_agent.config import ServerSettings
-from device_agent.chat import ChatRequest, OnText
-from device_agent.engine import Completion, ModelDescription
+from device_agent.chat import ChatRequest
+from device_agent.engine import Completion, ModelDescription, OnText
 from protos.errors import AirloomError, OverloadedError, UnreachableError
 
 log = logging.getLogger(__name__)

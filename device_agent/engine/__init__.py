@@ -2,7 +2,7 @@
 
 from device_agent.engine.confidence import Confidence
 from device_agent.engine.engine import Engine, EngineSettings
-from device_agent.engine.generation import Generation
+from device_agent.engine.generation import Generation, OnText
 from device_agent.engine.handover import SequenceState
 from device_agent.engine.model import Model, ModelDescription
 from device_agent.engine.requests import (
@@ -29,6 +29,7 @@ __all__ = [
     "Image",
     "Model",
     "ModelDescription",
+    "OnText",
     "Sampling",
     "SequenceState",
     "Token",

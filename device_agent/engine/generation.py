@@ -10,6 +10,9 @@ from device_agent.engine.handover import SequenceState
 from device_agent.engine.requests import Completion, Delta
 from protos.errors import AirloomError, CancelledTaskError, InvalidTaskError
 
+OnText = Callable[[str], Awaitable[None]]
+"""Told each piece of text; the next comes when it is done."""
+
 Event = Delta | Completion | SequenceState | AirloomError
 
 
@@ -77,7 +80,7 @@ class Generation:
             raise CancelledTaskError("the generation was handed over")
         return outcome
 
-    async def follow(self, on_text: Callable[[str], Awaitable[None]] | None = None) -> Completion:
+    async def follow(self, on_text: OnText | None = None) -> Completion:
         """Tell each piece of text as it comes, then return the completion.
 
         What comes while a piece is being told is told together, as the next one. Whatever ends the

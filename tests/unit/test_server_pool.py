@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cloud_agent.config import ServerSettings
 from cloud_agent.engines.pool import ServerPool
-from device_agent.chat import ChatRequest, Message, OnText
-from device_agent.engine import Completion
+from device_agent.chat import ChatRequest, Message
+from device_agent.engine import Completion, OnText
 from protos.errors import (
     AirloomError,
     InvalidTaskError,
