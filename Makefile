@@ -25,7 +25,7 @@ test:  ## set up, then run every test
 
 models:  ## train, quantise and describe the shipped models (about 2 hours on 2 cores; resumable)
 	@tools/setup.sh testbed,train
-	@$(PYTHON) -m testbed.training
+	@$(PYTHON) -m learning.shipped_models
 	@$(PYTHON) -m testbed.evaluation describe models
 
 models-check:  ## verify the shipped models' hashes and held-out accuracy through llama.cpp

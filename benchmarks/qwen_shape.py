@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 
 from benchmarks.gguf_files import finish
-from testbed.training.export import quantise
+from learning.shipped_models.export import quantise
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,22 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from airloom.concurrency import first_to_end
+from airloom.errors import AirloomError, ConfigurationError
+from airloom.grpc_server import GrpcServer
+from airloom.grpc_status import grpc_status
+from airloom.signals import until_signalled
+from airloom.tracing import recording
 from cloud_agent.config import CloudAgentSettings, ServersSettings
 from cloud_agent.engines.pool import ServerPool
 from cloud_agent.fleet.registry import Registry
 from cloud_agent.fleet.servicer import FleetServicer
 from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat
-from device_agent.concurrency import first_to_end
 from device_agent.config import AnswerSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
 from device_agent.service import InferenceServicer
-from device_agent.tracing import recording
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -30,9 +34,6 @@ from protos.airloom.v1 import (
     inference_pb2_grpc,
     task_pb2,
 )
-from protos.errors import AirloomError, ConfigurationError
-from protos.grpc_server import GrpcServer, until_signalled
-from protos.grpc_status import grpc_status
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import json
 import sys
 from pathlib import Path
 
+from airloom.errors import AirloomError
+from airloom.settings_file import load_yaml
+from airloom.signals import run_until_done
 from cloud_agent.agent import serve
 from cloud_agent.config import CloudAgentSettings
-from protos.errors import AirloomError
-from protos.grpc_server import run_until_done
-from protos.yaml_file import load_yaml
 
 
 def main() -> None:

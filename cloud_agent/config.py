@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from airloom.security import TransportSecurity
+from airloom.settings_file import FilePath, Settings
 from device_agent.config import (
     AnswerSettings,
     HttpSettings,
     ModelSettings,
     TracingSettings,
 )
-from protos.security import TransportSecurity
-from protos.yaml_file import FilePath, Settings
 
 
 class ServerSettings(Settings):

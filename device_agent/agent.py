@@ -10,21 +10,22 @@ from pathlib import Path
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
+from airloom.concurrency import first_to_end
+from airloom.errors import DeadlineExceededError, UnreachableError
+from airloom.grpc_server import GrpcServer
+from airloom.signals import until_signalled
+from airloom.tracing import recording, task_span
+from collaboration.routing import keeps_own_answer
 from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat
-from device_agent.concurrency import first_to_end
 from device_agent.config import DeviceSettings
 from device_agent.engine import OnText
 from device_agent.http.server import serve_http
-from device_agent.routing import keeps_own_answer
 from device_agent.runtime import open_engine
 from device_agent.service import InferenceServicer
 from device_agent.telemetry import publish
-from device_agent.tracing import recording, task_span
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
-from protos.errors import DeadlineExceededError, UnreachableError
-from protos.grpc_server import GrpcServer, until_signalled
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,10 @@ import json
 import time
 from collections.abc import Callable
 
+from airloom.errors import AirloomError, InvalidTaskError
+from airloom.tracing import describe_result, task_span
+from collaboration.prompting import PeerAnswer, compose_question, extract_answer
+from collaboration.routing import confidence_value
 from device_agent.chat import ChatModel, ChatRequest, Message, OutputForm
 from device_agent.config import AnswerSettings
 from device_agent.engine import (
@@ -18,11 +22,7 @@ from device_agent.engine import (
     OnText,
     Sampling,
 )
-from device_agent.prompting import PeerAnswer, compose_question, extract_answer
-from device_agent.routing import confidence_value
-from device_agent.tracing import describe_result, task_span
 from protos.airloom.v1 import inference_pb2, task_pb2
-from protos.errors import AirloomError, InvalidTaskError
 
 
 def question_of(task: task_pb2.Task) -> Message:

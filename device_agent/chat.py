@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from airloom.errors import InvalidTaskError
 from device_agent.engine import (
     AdapterUse,
     Completion,
@@ -18,7 +19,6 @@ from device_agent.engine import (
     SequenceState,
 )
 from device_agent.engine.grammar import any_json, from_json_schema
-from protos.errors import InvalidTaskError
 
 
 @dataclass(frozen=True, slots=True)

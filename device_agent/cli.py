@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from airloom.errors import AirloomError
+from airloom.settings_file import load_yaml
+from airloom.signals import run_until_done
 from device_agent.agent import serve
 from device_agent.config import DeviceSettings
 from device_agent.doctor import advise, describe, inspect_board, report
-from protos.errors import AirloomError
-from protos.grpc_server import run_until_done
-from protos.yaml_file import load_yaml
 
 
 def main() -> None:

@@ -9,9 +9,11 @@ from typing import Literal
 import psutil
 from pydantic import Field, model_validator
 
-from protos.errors import ConfigurationError
-from protos.security import TransportSecurity
-from protos.yaml_file import FilePath, Settings
+from airloom.errors import ConfigurationError
+from airloom.security import TransportSecurity
+from airloom.settings_file import FilePath, Settings
+from airloom.tracing import TracingSettings
+from collaboration.routing import RoutingSettings
 
 
 def physical_cores() -> int:
@@ -93,15 +95,6 @@ class ModelSettings(AnswerSettings):
     draft_tokens: int = Field(4, ge=1, le=32, description="drafted at a time")
 
 
-class RoutingSettings(Settings):
-    """When a device answers by itself."""
-
-    measure: Literal["sequence_probability", "mean_probability", "min_margin"] = (
-        "sequence_probability"
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="below it the question is sent up")
-
-
 class CloudSettings(Settings):
     """Where the cloud agent listens and how often to try it."""
 
@@ -145,13 +138,6 @@ class HttpSettings(Settings):
     api_key_file: FilePath | None = Field(
         None, description="holds the key that clients must send, on its first line"
     )
-
-
-class TracingSettings(Settings):
-    """Where spans are sent: a collector that takes OTLP over gRPC."""
-
-    endpoint: str = Field("localhost:4317", description="host:port")
-    plaintext: bool = Field(False, description="send without TLS")
 
 
 class DeviceSettings(Settings):

@@ -16,7 +16,7 @@ import psutil
 from device_agent.config import physical_cores
 from device_agent.engine import Model
 from device_agent.engine.context import Batch, Context, KeyValueType
-from device_agent.engine.memory import (
+from device_agent.engine.memory_estimate import (
     MemoryNeed,
     ModelShape,
     available_bytes,

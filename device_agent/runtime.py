@@ -7,11 +7,17 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from airloom.errors import AirloomError
 from device_agent.config import ModelSettings
 from device_agent.engine import Engine, EngineSettings, Model
-from device_agent.engine.memory import MemoryNeed, available_bytes, check_fits, estimate, read_shape
+from device_agent.engine.memory_estimate import (
+    MemoryNeed,
+    available_bytes,
+    check_fits,
+    estimate,
+    read_shape,
+)
 from device_agent.metrics import CompletionMetrics, EngineCollector
-from protos.errors import AirloomError
 
 
 def memory_need(settings: ModelSettings) -> MemoryNeed:

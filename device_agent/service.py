@@ -9,12 +9,12 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from airloom.errors import AirloomError
+from airloom.grpc_status import grpc_status
 from device_agent.answering import Answerer, deadline_of, failure
 from device_agent.chat import EngineChat
 from device_agent.engine import OnText, SequenceState
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
-from protos.errors import AirloomError
-from protos.grpc_status import grpc_status
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

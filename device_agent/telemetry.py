@@ -11,10 +11,10 @@ import zmq
 import zmq.asyncio
 import zmq.auth
 
+from airloom.errors import ConfigurationError
 from device_agent.config import CurveSettings, TelemetrySettings
 from device_agent.sensors import BoardSensors
 from protos.airloom.v1 import telemetry_pb2
-from protos.errors import ConfigurationError
 
 
 class Sampler:

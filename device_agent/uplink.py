@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import grpc
 from opentelemetry.trace import SpanKind
 
+from airloom.backoff import full_jitter
+from airloom.concurrency import first_to_end
+from airloom.errors import AirloomError, DeadlineExceededError, UnreachableError
+from airloom.security import open_channel
+from airloom.tracing import send_along, task_span
 from device_agent.answering import failure
-from device_agent.backoff import full_jitter
-from device_agent.concurrency import first_to_end
 from device_agent.config import CloudSettings
-from device_agent.tracing import send_along, task_span
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
-from protos.errors import AirloomError, DeadlineExceededError, UnreachableError
-from protos.security import open_channel
 
 log = logging.getLogger(__name__)
 

@@ -45,8 +45,8 @@ def _try_qdisc(kind: str) -> str | None:
 
 
 def _try_tun() -> str | None:
+    from airloom.errors import LinkError
     from netctl.userspace.ports import TunPort
-    from protos.errors import LinkError
 
     try:
         TunPort("probe0").close()
@@ -56,8 +56,8 @@ def _try_tun() -> str | None:
 
 
 def _try_packet_socket() -> str | None:
+    from airloom.errors import LinkError
     from netctl.userspace.ports import PacketPort
-    from protos.errors import LinkError
 
     try:
         PacketPort("lo").close()

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from airloom.errors import LinkError
 from netctl.backends.base import Command, LinkPlan
 from netctl.json_data import from_json, to_json
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
 from netctl.offloads import switch_off
-from protos.errors import LinkError
 
 _TIMEOUT_S = 20.0
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
+from airloom.errors import AirloomError, ConfigurationError, ControllerError
 from netctl.conditions import DirectionConditions
 from netctl.json_data import from_python
 from netctl.kernel import tree
@@ -23,7 +24,6 @@ from netctl.kernel.netlink import Netlink
 from netctl.lease import restore
 from netctl.linux import minimise_timer_slack, processors_awake
 from netctl.shape import netem_here, taken
-from protos.errors import AirloomError, ConfigurationError, ControllerError
 
 _LONGEST_LINE_BYTES = 1 << 18
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from airloom.errors import LinkError
 from netctl import execute
 from netctl.kernel import netlink as nl
 from netctl.kernel.netlink import Netlink
-from protos.errors import LinkError
 
 _INGRESS = 0xFFFF_FFF1
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from functools import cache
 from typing import Any, TypeVar
 
-from protos.errors import ConfigurationError
+from airloom.errors import ConfigurationError
 
 Data = TypeVar("Data")
 

@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import psutil
 
+from airloom.errors import LinkError
 from netctl.incoming import ifb_name, undo
 from netctl.json_data import to_json
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
 from netctl.wifi import RadioLimits, WiFi
-from protos.errors import LinkError
 
 FOLDER = Path("/run/airloom/netctl")
 GUARDIANS = 2

@@ -6,10 +6,10 @@ import math
 import sys
 import time
 
+from airloom.errors import LinkError
 from netctl.end_signals import block_end_signals, told_to_end
 from netctl.lease import RENEWALS, held, restore
 from netctl.wifi import RadioLimits, WiFi, differences
-from protos.errors import LinkError
 
 
 def limit(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from airloom.units import format_rate
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 from netctl.jitter import lowest
-from netctl.units import format_rate
 
 _NETEM_DEFAULT_LIMIT = 1000
 _TCP_DEFAULT_WINDOW_BYTES = 4 << 20

@@ -11,8 +11,8 @@ import fcntl
 import socket
 import struct
 
+from airloom.errors import LinkError
 from netctl.linux import network_namespace
-from protos.errors import LinkError
 
 _SIOCETHTOOL = 0x8946
 _SET_COMMANDS = {

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from airloom.errors import ConfigurationError
+from airloom.settings_file import FilePath, Settings
+from airloom.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.classes import MOST_CLASSES, Match, Protocol, SharedLink, TrafficClass
 from netctl.conditions import DirectionConditions, LinkConditions, QueueDiscipline, Slots
 from netctl.jitter import DelayTable, Distribution
 from netctl.loss import FourState, GilbertElliott
-from netctl.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
-from protos.errors import ConfigurationError
-from protos.yaml_file import FilePath, Settings
 
 
 def with_unit(parse: Any) -> BeforeValidator:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
+from airloom.errors import LinkError, UnsupportedConditionError
 from netctl.capabilities import probe
 from netctl.classes import SharedLink
 from netctl.conditions import DirectionConditions
@@ -21,7 +22,6 @@ from netctl.kernel.netlink import Netlink
 from netctl.lease import RENEWALS, Held, held, restore
 from netctl.linux import minimise_timer_slack, processors_awake
 from netctl.timeline import moments
-from protos.errors import LinkError, UnsupportedConditionError
 
 _LAST_STRETCH_S = 0.02
 """Before a change at a given time nothing else is done."""

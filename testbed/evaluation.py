@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from collaboration.prompting import compose_question, extract_answer
+from collaboration.questions import DOMAINS, Question, held_out, sample
+from collaboration.questions.examples import Example, check, plan, with_peers
+from collaboration.questions.question import LEVELS
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
-from device_agent.prompting import compose_question, extract_answer
 from netctl.measure.statistics import wilson
-from testbed.questions import DOMAINS, Question, held_out, sample
-from testbed.questions.collaboration import Example, check, plan, with_peers
-from testbed.questions.question import LEVELS
 from testbed.records import write_atomically
 
 QUESTIONS_PER_DOMAIN = 100
@@ -143,7 +143,7 @@ def card(file_name: str, entry: dict[str, Any]) -> str:
         f"- file: `{file_name}`, {entry['size_bytes']:,} bytes, SHA-256 `{entry['sha256']}`",
         f"- {entry['architecture']}, {entry['parameters']:,} parameters, {entry['quantisation']},"
         f" vocabulary of {entry['vocabulary_size']}, context of {entry['context_tokens']} tokens",
-        "- made by `make models` from generated questions alone (`testbed/questions`); Apache-2.0",
+        "- made by `make models` from generated questions alone (`collaboration/questions`); Apache-2.0",
         "- meant for studying collaboration between models over radio links, and for nothing else",
         "",
         f"Exact-match accuracy on {QUESTIONS_PER_DOMAIN} held-out questions of each domain (greedy, by"

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from airloom.units import format_rate
 from netctl.conditions import DirectionConditions
 from netctl.measure.statistics import clustered
-from netctl.units import format_rate
 
 RATE_TOLERANCE = 0.05
 DELAY_TOLERANCE_MS = 2.0

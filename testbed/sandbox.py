@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
+from airloom.errors import AirloomError, LinkError
 from netctl import linux
-from protos.errors import AirloomError, LinkError
 
 
 def run_in_sandbox(body: Callable[[], int]) -> int:

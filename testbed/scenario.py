@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from airloom.settings_file import Settings
+from collaboration.questions.question import DOMAINS, LEVELS, Domain
 from device_agent.config import ModelSettings, RoutingSettings
 from netctl.settings import Duration, LinkSettings
-from protos.yaml_file import Settings
-from testbed.questions.question import DOMAINS, LEVELS, Domain
 
 
 class DeviceEntry(Settings):

@@ -11,9 +11,9 @@ from benchmarks.result import Result
 from benchmarks.runtime.lora_file import write_random_lora
 from benchmarks.runtime.subjects import Subject, qwen, shipped
 from device_agent.engine import Model
+from device_agent.engine.adapter_contexts import Lanes
 from device_agent.engine.adapters import Adapters
 from device_agent.engine.context import Batch, Context
-from device_agent.engine.lanes import Lanes
 from device_agent.engine.requests import AdapterUse
 
 _LIMIT_MS = 1.0

@@ -20,8 +20,8 @@ import numpy as np
 from benchmarks.gguf_files import copy_field, finish
 from benchmarks.result import Result
 from benchmarks.runtime.subjects import BUILD, shipped
+from collaboration.questions import held_out
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
-from testbed.questions import held_out
 
 _LAYERS = 96
 _QUESTIONS = 12

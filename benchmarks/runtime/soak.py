@@ -15,6 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from airloom.errors import (
+    CancelledTaskError,
+    DeadlineExceededError,
+    InvalidTaskError,
+)
 from benchmarks.result import Result
 from benchmarks.runtime.lora_file import write_random_lora
 from benchmarks.runtime.subjects import shipped
@@ -24,11 +29,6 @@ from device_agent.engine import (
     EngineSettings,
     GenerateRequest,
     Model,
-)
-from protos.errors import (
-    CancelledTaskError,
-    DeadlineExceededError,
-    InvalidTaskError,
 )
 
 REQUESTS = 10_000

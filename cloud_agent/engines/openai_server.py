@@ -10,12 +10,7 @@ from typing import Any
 
 import openai
 
-from cloud_agent.config import ServerSettings
-from device_agent.chat import ChatRequest, Message
-from device_agent.config import read_secret
-from device_agent.engine import IMAGE_MARK, Completion, OnText, Sampling
-from device_agent.engine.confidence import TokenScore, summarise
-from protos.errors import (
+from airloom.errors import (
     AirloomError,
     ConfigurationError,
     DeadlineExceededError,
@@ -23,6 +18,11 @@ from protos.errors import (
     OverloadedError,
     UnreachableError,
 )
+from cloud_agent.config import ServerSettings
+from collaboration.confidence import TokenScore, summarise
+from device_agent.chat import ChatRequest, Message
+from device_agent.config import read_secret
+from device_agent.engine import IMAGE_MARK, Completion, OnText, Sampling
 
 _ALTERNATIVES = 5
 """Asked of the server at each token, for the margin and the entropy."""

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from airloom.errors import AirloomError, OverloadedError, UnreachableError
 from cloud_agent.config import ServerSettings
 from device_agent.chat import ChatRequest
 from device_agent.engine import Completion, ModelDescription, OnText
-from protos.errors import AirloomError, OverloadedError, UnreachableError
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from airloom.errors import DeadlineExceededError, InvalidTaskError, UnreachableError
 from protos.airloom.v1 import fleet_pb2, inference_pb2, task_pb2
-from protos.errors import DeadlineExceededError, InvalidTaskError, UnreachableError
 
 
 @dataclass

@@ -12,12 +12,12 @@ from typing import Any
 import grpc
 from opentelemetry.trace import SpanKind
 
+from airloom.errors import AirloomError
+from airloom.tracing import task_span
 from cloud_agent.fleet.registry import ConnectedDevice, Registry
 from device_agent.answering import Answerer, deadline_of, failure
-from device_agent.tracing import task_span
 from device_agent.uplink import MISSED_HEARTBEATS, PROTOCOL
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, task_pb2
-from protos.errors import AirloomError
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
 """Run quantised models through llama.cpp's low-level API, many requests at once."""
 
-from device_agent.engine.confidence import Confidence
+from collaboration.confidence import Confidence
 from device_agent.engine.engine import Engine, EngineSettings
 from device_agent.engine.generation import Generation, OnText
-from device_agent.engine.handover import SequenceState
 from device_agent.engine.model import Model, ModelDescription
 from device_agent.engine.requests import (
     IMAGE_MARK,
@@ -15,6 +14,7 @@ from device_agent.engine.requests import (
     Sampling,
     Token,
 )
+from device_agent.engine.sequence_state import SequenceState
 
 __all__ = [
     "IMAGE_MARK",

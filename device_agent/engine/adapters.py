@@ -9,10 +9,10 @@ from pathlib import Path
 
 import llama_cpp
 
+from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, check_is_gguf, loading
 from device_agent.engine.requests import AdapterUse
-from protos.errors import InvalidTaskError, ModelLoadError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from airloom.errors import AirloomError, ModelLoadError
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, loading
-from protos.errors import AirloomError, ModelLoadError
 
 KeyValueType = Literal["f32", "f16", "q8_0", "q4_0"]
 

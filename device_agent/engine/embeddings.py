@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from airloom.errors import InvalidTaskError
 from device_agent.engine.context import Batch, Context
 from device_agent.engine.model import Model
-from protos.errors import InvalidTaskError
 
 _LONGEST = 2048
 

@@ -26,19 +26,25 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from airloom.errors import (
+    AirloomError,
+    CancelledTaskError,
+    DeadlineExceededError,
+    InvalidTaskError,
+    ModelLoadError,
+    OverloadedError,
+)
+from collaboration.confidence import TokenScore, score_tokens
+from device_agent.engine.adapter_contexts import Lane, Lanes
 from device_agent.engine.adapters import BASE, Adapter, Adapters, applies_from
-from device_agent.engine.confidence import TokenScore, score_tokens
+from device_agent.engine.batch_padding import Padding, padding_for
 from device_agent.engine.context import Batch, Context, DecodeError, KeyValueType
 from device_agent.engine.embeddings import Embedder
-from device_agent.engine.fairness import PrefillBudget, share_out
 from device_agent.engine.generation import Event, Generation
 from device_agent.engine.grammar import Grammar
-from device_agent.engine.handover import SequenceState
 from device_agent.engine.images import Vision
-from device_agent.engine.lanes import Lane, Lanes
 from device_agent.engine.model import Model, ModelDescription
-from device_agent.engine.padding import Padding, padding_for
-from device_agent.engine.payoff import Payoff
+from device_agent.engine.prefill_budget import PrefillBudget, share_out
 from device_agent.engine.prefix_cache import Slot
 from device_agent.engine.requests import (
     Alternative,
@@ -47,17 +53,11 @@ from device_agent.engine.requests import (
     Token,
 )
 from device_agent.engine.sequence import Sequence
+from device_agent.engine.sequence_state import SequenceState
 from device_agent.engine.speculative import Drafter
 from device_agent.engine.statistics import EngineStatistics, Observer
-from device_agent.engine.steady import go_on
-from protos.errors import (
-    AirloomError,
-    CancelledTaskError,
-    DeadlineExceededError,
-    InvalidTaskError,
-    ModelLoadError,
-    OverloadedError,
-)
+from device_agent.engine.steady_decode import go_on
+from device_agent.engine.trial import Payoff
 
 T = TypeVar("T")
 

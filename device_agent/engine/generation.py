@@ -6,9 +6,9 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from device_agent.engine.handover import SequenceState
+from airloom.errors import AirloomError, CancelledTaskError, InvalidTaskError
 from device_agent.engine.requests import Completion, Delta
-from protos.errors import AirloomError, CancelledTaskError, InvalidTaskError
+from device_agent.engine.sequence_state import SequenceState
 
 OnText = Callable[[str], Awaitable[None]]
 """Told each piece of text; the next comes when it is done."""

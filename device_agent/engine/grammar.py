@@ -12,9 +12,9 @@ import numpy as np
 from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
 from numpy.typing import NDArray
 
+from airloom.errors import InvalidTaskError
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, loading
-from protos.errors import InvalidTaskError
 
 _LONGEST_GRAMMAR = 1 << 17
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])

@@ -15,11 +15,11 @@ import numpy as np
 from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
+from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine.context import Context, DecodeError
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, check_is_gguf, loading
 from device_agent.engine.requests import IMAGE_MARK, Image
-from protos.errors import InvalidTaskError, ModelLoadError
 
 PLACEHOLDER = -1
 """Stands in a sequence's tokens where an image's embeddings are read instead."""

@@ -15,9 +15,9 @@ import jinja2
 import llama_cpp
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine.allocator import give_back_large_buffers
 from device_agent.engine.llama_log import collect_errors
-from protos.errors import InvalidTaskError, ModelLoadError
 
 _GGUF_MAGIC = b"GGUF"
 loading = threading.Lock()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from device_agent.engine.confidence import Confidence
+from collaboration.confidence import Confidence
 
 FinishReason = Literal["end", "stop", "length"]
 """The model ended by itself, a stop string came, or tokens ran out (`max_tokens`, the context)."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from collaboration.confidence import TokenScore, summarise
 from device_agent.engine.adapters import BASE, AdapterSet
-from device_agent.engine.confidence import TokenScore, summarise
+from device_agent.engine.detokenizer import TextStream
 from device_agent.engine.grammar import Grammar
 from device_agent.engine.images import ImageSpan
 from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import Keys, Slot, position_keys
 from device_agent.engine.requests import Completion, Delta, FinishReason, GenerateRequest, Token
 from device_agent.engine.sampling import adjust, choose
-from device_agent.engine.text import TextStream
 
 
 @dataclass

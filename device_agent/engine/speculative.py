@@ -12,11 +12,11 @@ from collections.abc import Sequence as Sequences
 
 import numpy as np
 
+from airloom.errors import ModelLoadError
 from device_agent.engine.context import Batch, Context
 from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import common_prefix
 from device_agent.engine.sequence import Sequence
-from protos.errors import ModelLoadError
 
 
 class Drafter:

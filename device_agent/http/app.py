@@ -17,12 +17,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
 
+from airloom.errors import AirloomError, CancelledTaskError, InvalidTaskError
+from airloom.tracing import describe_usage
 from device_agent.chat import EngineChat
 from device_agent.engine import Delta, Engine, GenerateRequest, Generation
 from device_agent.http import errors, schemas, translate
 from device_agent.http.shapes import ChatShape, Shape, TextShape
-from device_agent.tracing import describe_usage
-from protos.errors import AirloomError, CancelledTaskError, InvalidTaskError
 
 T = TypeVar("T")
 

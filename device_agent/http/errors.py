@@ -9,14 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from device_agent.http.schemas import ErrorBody, ErrorResponse
-from protos.errors import (
+from airloom.errors import (
     AirloomError,
     CancelledTaskError,
     DeadlineExceededError,
     InvalidTaskError,
     OverloadedError,
 )
+from device_agent.http.schemas import ErrorBody, ErrorResponse
 
 
 class ModelNotFoundError(InvalidTaskError):

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from airloom.errors import ConfigurationError
 from device_agent.chat import EngineChat
 from device_agent.config import HttpSettings, read_secret
 from device_agent.http.app import create_app
-from protos.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from airloom.errors import InvalidTaskError
 from device_agent.chat import ChatRequest as ChatTask
 from device_agent.chat import EngineChat, Message, OutputForm
 from device_agent.engine import (
@@ -23,7 +24,6 @@ from device_agent.engine import (
 )
 from device_agent.http import schemas
 from device_agent.http.errors import ModelNotFoundError
-from protos.errors import InvalidTaskError
 
 _NO_LIMIT = 2**31 - 1
 """The context is the limit."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from airloom.errors import UnsupportedConditionError
 from netctl.backends.base import LinkBackend, LinkPlan, LinkSpec
 from netctl.backends.netem import NetemBackend
 from netctl.backends.userspace import UserspaceBackend
 from netctl.capabilities import Capabilities
-from protos.errors import UnsupportedConditionError
 
 BACKENDS: dict[str, LinkBackend] = {
     backend.name: backend

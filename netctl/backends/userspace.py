@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from airloom.errors import UnsupportedConditionError
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
 from netctl.capabilities import Capabilities
 from netctl.conditions import LinkConditions
 from netctl.json_data import to_json
-from protos.errors import UnsupportedConditionError
 
 
 class UserspaceBackend:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from airloom.errors import AirloomError
 from netctl.cli import boards, describing, measuring, shaping, wifi
-from protos.errors import AirloomError
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from airloom.errors import ConfigurationError
+from airloom.units import parse_time_ms
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.json_data import from_json
 from netctl.kernel.filters import Exemption
-from netctl.units import parse_time_ms
-from protos.errors import ConfigurationError
 
 Value = TypeVar("Value")
 
@@ -66,9 +66,9 @@ def add_link(command: argparse.ArgumentParser) -> None:
 
 def link_of(arguments: argparse.Namespace) -> LinkConditions:
     """The link that a command was told."""
+    from airloom.settings_file import load_yaml
     from netctl.profiles import profile
     from netctl.settings import LinkSettings
-    from protos.yaml_file import load_yaml
 
     if arguments.profile is not None:
         return profile(arguments.profile).conditions

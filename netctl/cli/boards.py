@@ -28,10 +28,10 @@ def _place(text: str) -> Place:
 def _serve(arguments: argparse.Namespace) -> None:
     # gRPC's own care for forks only writes that it cannot take any; ours execute at once.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from airloom.settings_file import load_yaml
+    from airloom.signals import run_until_done
     from netctl.daemon.server import serve
     from netctl.daemon.settings import DaemonSettings
-    from protos.grpc_server import run_until_done
-    from protos.yaml_file import load_yaml
 
     settings = load_yaml(arguments.config, DaemonSettings)
     run_until_done(lambda: serve(settings))
@@ -40,9 +40,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 def _boards(arguments: argparse.Namespace) -> None:
     import asyncio
 
+    from airloom.security import TransportSecurity
+    from airloom.settings_file import load_yaml
     from netctl.daemon.together import shape_together
-    from protos.security import TransportSecurity
-    from protos.yaml_file import load_yaml
 
     if arguments.plaintext:
         security = TransportSecurity(plaintext=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from airloom.units import format_rate
 from netctl.backends import LinkSpec, choose
 from netctl.capabilities import probe
 from netctl.cli.arguments import add_link, link_of, show
@@ -15,7 +16,6 @@ from netctl.lint import Finding, lint
 from netctl.traces.files import read_trace, write_opportunities
 from netctl.traces.plot import sparkline, svg
 from netctl.traces.trace import OpportunityTrace
-from netctl.units import format_rate
 
 
 def _summary(c: DirectionConditions) -> str:
@@ -114,9 +114,9 @@ def _trace_plot(arguments: argparse.Namespace) -> None:
 
 
 def _radio(arguments: argparse.Namespace) -> None:
+    from airloom.settings_file import load_yaml
     from netctl.radio.scene import Scene, traces
     from netctl.traces.files import write_steps
-    from protos.yaml_file import load_yaml
 
     found = traces(load_yaml(arguments.scene, Scene))
     arguments.folder.mkdir(parents=True, exist_ok=True)

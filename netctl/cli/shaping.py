@@ -12,6 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from airloom.errors import ConfigurationError
+from airloom.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl import execute
 from netctl.classes import SharedLink
 from netctl.cli.arguments import (
@@ -35,10 +37,8 @@ from netctl.replay import Watch, replay_conditions, replay_opportunities
 from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
-from netctl.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.userspace.forwarder import Forwarder, stop_on_signals
 from netctl.userspace.ports import open_port
-from protos.errors import ConfigurationError
 
 
 def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
@@ -82,8 +82,8 @@ def timeline_of(
 def _classes(file: Path | None) -> SharedLink | None:
     if file is None:
         return None
+    from airloom.settings_file import load_yaml
     from netctl.settings import SharedLinkSettings
-    from protos.yaml_file import load_yaml
 
     return load_yaml(file, SharedLinkSettings).link()
 

@@ -6,11 +6,11 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from airloom.errors import ConfigurationError
+from airloom.units import format_rate, parse_dbm, parse_frequency_mhz, parse_rate_bps
 from netctl.cli.arguments import add_duration, add_lease, reading, show
 from netctl.limit import limit
-from netctl.units import format_rate, parse_dbm, parse_frequency_mhz, parse_rate_bps
 from netctl.wifi import Peer, Radio, RadioLimits, WiFi
-from protos.errors import ConfigurationError
 
 
 def _mcs(text: str) -> tuple[int, ...]:

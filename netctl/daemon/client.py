@@ -12,12 +12,12 @@ from typing import Any
 
 import grpc
 
+from airloom.errors import ConfigurationError, LinkError, UnreachableError
+from airloom.security import TransportSecurity, open_channel
 from netctl.conditions import DirectionConditions
 from netctl.daemon.messages import to_message
 from netctl.lease import RENEWALS
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
-from protos.errors import ConfigurationError, LinkError, UnreachableError
-from protos.security import TransportSecurity, open_channel
 
 _CLOCK_READINGS = 8
 _TIMEOUT_S = 10.0

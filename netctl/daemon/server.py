@@ -18,6 +18,10 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
+from airloom.errors import AirloomError, ConfigurationError, LinkError
+from airloom.grpc_server import GrpcServer
+from airloom.grpc_status import grpc_status
+from airloom.signals import until_signalled
 from netctl.daemon.messages import from_message
 from netctl.daemon.settings import DaemonSettings
 from netctl.kernel import tree
@@ -25,9 +29,6 @@ from netctl.kernel.filters import Exemption
 from netctl.kernel.netlink import Netlink
 from netctl.lease import leases, restore
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
-from protos.errors import AirloomError, ConfigurationError, LinkError
-from protos.grpc_server import GrpcServer, until_signalled
-from protos.grpc_status import grpc_status
 
 _PATIENCE_S = 30.0
 """For a process that ends anyway."""

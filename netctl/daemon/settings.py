@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from protos.security import TransportSecurity
-from protos.yaml_file import Settings
+from airloom.security import TransportSecurity
+from airloom.settings_file import Settings
 
 
 class DaemonSettings(Settings):

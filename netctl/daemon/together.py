@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from airloom.errors import LinkError
+from airloom.security import TransportSecurity
 from netctl.conditions import DirectionConditions
 from netctl.daemon.client import Board, Change, ClockOffset, HeldInterface
 from netctl.timeline import moments
-from protos.errors import LinkError
-from protos.security import TransportSecurity
 
 LEAD_S = 1.0
 """A change is sent so long before its moment: longer than any control link's delay."""

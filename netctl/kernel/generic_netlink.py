@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from airloom.errors import LinkError, UnsupportedConditionError
 from netctl.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -22,7 +23,6 @@ from netctl.kernel.netlink import (
     packed,
 )
 from netctl.linux import network_namespace
-from protos.errors import LinkError, UnsupportedConditionError
 
 _NETLINK_GENERIC = 16
 _GENERIC = struct.Struct("=BBH")

@@ -25,6 +25,7 @@ import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from airloom.errors import LinkError, UnsupportedConditionError
 from netctl.classes import SharedLink
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.jitter import DelayTable, table, table_steps
@@ -40,7 +41,6 @@ from netctl.kernel.filters import (
     two_bands,
 )
 from netctl.kernel.netlink import Netlink, TrafficControl
-from protos.errors import LinkError, UnsupportedConditionError
 
 BANDS, NETEM, QUEUE, METER = 0xA1F0_0000, 0xA1F1_0000, 0xA1F2_0000, 0xA1F3_0000
 """Handles of what is made here: what bears another is somebody else's and is never touched."""

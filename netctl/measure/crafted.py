@@ -7,11 +7,11 @@ import socket
 import time
 from dataclasses import dataclass
 
+from airloom.errors import LinkError
 from netctl.conditions import LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.certificate import Verdict
 from netctl.measure.prober import End
-from protos.errors import LinkError
 
 _ETH_P_IP = 0x0800
 _RECEIVE_BYTES = 1 << 16

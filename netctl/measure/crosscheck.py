@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airloom.errors import LinkError
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.certificate import Verdict, delay_verdict, loss_verdict, rate_agrees
 from netctl.measure.prober import End
 from netctl.measure.statistics import wilson
-from protos.errors import LinkError
 
 _IPERF3_PORT, _IRTT_PORT = 5261, 2162
 _PAYLOAD_BYTES = 1400

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from airloom.errors import LinkError
+from airloom.units import format_rate
 from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
 from netctl.measure.statistics import Z_95, Estimate, mean_interval, median_interval, wilson
-from netctl.units import format_rate
-from protos.errors import LinkError
 
 _SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35

@@ -9,10 +9,10 @@ from importlib.resources import files
 import yaml
 from pydantic import Field, TypeAdapter
 
+from airloom.errors import ConfigurationError
+from airloom.settings_file import Settings
 from netctl.conditions import LinkConditions
 from netctl.settings import Basis, DirectionSettings, Duration, MomentSettings
-from protos.errors import ConfigurationError
-from protos.yaml_file import Settings
 
 
 class _Entry(Settings):

@@ -6,8 +6,8 @@ import csv
 import math
 from pathlib import Path
 
+from airloom.errors import ConfigurationError
 from netctl.traces.trace import ConditionStep, ConditionTrace, OpportunityTrace
-from protos.errors import ConfigurationError
 
 _TIMES = {"time_ms": 1.0, "time_s": 1e3}
 _RATES = {"rate_bps": 1.0, "rate_kbps": 1e3, "rate_mbps": 1e6}

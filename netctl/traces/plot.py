@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from airloom.units import format_rate
 from netctl.traces.trace import OpportunityTrace
-from netctl.units import format_rate
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT, _MARGIN = 900, 240, 40

@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from airloom.errors import UnsupportedConditionError
 from netctl.classes import Match, SharedLink
-from protos.errors import UnsupportedConditionError
 
 _NUMBERS = {4: {"tcp": 6, "udp": 17, "icmp": 1}, 6: {"tcp": 6, "udp": 17, "icmp": 58}}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from airloom.errors import AirloomError
 from netctl.classes import SharedLink
 from netctl.conditions import DirectionConditions, LinkConditions
 from netctl.json_data import from_python
@@ -21,7 +22,6 @@ from netctl.userspace.ports import Port
 from netctl.userspace.service import Opportunities
 from netctl.userspace.shaper import DirectionShaper
 from netctl.userspace.shared import SharedShaper
-from protos.errors import AirloomError
 
 _BURST = 64
 """Packets read from one port before the other gets its turn."""

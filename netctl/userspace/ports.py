@@ -8,9 +8,9 @@ import socket
 import struct
 from typing import Protocol
 
+from airloom.errors import LinkError
 from netctl.conditions import FRAME_HEADER_BYTES
 from netctl.linux import network_namespace
-from protos.errors import LinkError
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001

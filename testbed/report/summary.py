@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from airloom.units import format_rate
 from netctl.measure.statistics import wilson
-from netctl.units import format_rate
 
 Event = dict[str, Any]
 

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from collaboration.questions import Question
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
-from testbed.questions import Question
 from testbed.records import EventLog
 from testbed.runner.plan import BoardPlan
 from testbed.runner.progress import Progress

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from airloom.errors import LinkError
 from netctl import execute
 from netctl.backends import BACKENDS
 from netctl.backends.base import Command
 from netctl.conditions import LinkConditions
 from netctl.timeline import moments
-from protos.errors import LinkError
 from testbed.records import EventLog
 from testbed.runner.plan import BoardPlan, RunPlan
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from collaboration.questions import Question, held_out
 from netctl.backends import LinkBackend, LinkPlan, LinkSpec
 from netctl.backends.base import AIR_NAMESPACE, Command, namespace_commands
 from netctl.conditions import LinkConditions
-from testbed.questions import Question, held_out
 from testbed.scenario import DeviceEntry, Scenario
 
 CLOUD = "cloud"

@@ -10,7 +10,7 @@ import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.errors import UnreachableError
+from airloom.errors import UnreachableError
 from testbed.records import write_atomically
 
 _START_TIMEOUT_S = 60.0

@@ -17,12 +17,12 @@ import zmq
 import zmq.asyncio
 from google.protobuf.json_format import MessageToDict
 
+from airloom.errors import CancelledTaskError, UnreachableError
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
     telemetry_pb2,
 )
-from protos.errors import CancelledTaskError, UnreachableError
 from testbed.certificates import issue, make_authority
 from testbed.fidelity import check_direction
 from testbed.records import EventLog

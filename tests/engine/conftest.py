@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.engine.payoff import Payoff
+from device_agent.engine.trial import Payoff
 
 sys.path.insert(0, str(Path(__file__).parent))
 from engines import MakeEngine

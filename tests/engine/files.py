@@ -13,9 +13,9 @@ from engines import MODELS
 from matplotlib.image import imsave
 
 from benchmarks.gguf_files import copy_field, finish
-from testbed.training.export import write_gguf
-from testbed.training.network import Shape, Transformer
-from testbed.training.vocabulary import CharacterVocabulary
+from learning.shipped_models.export import write_gguf
+from learning.shipped_models.network import Shape, Transformer
+from learning.shipped_models.vocabulary import CharacterVocabulary
 
 SHAPE = Shape(layers=2, width=64, feed_forward=96, context=256)
 

@@ -7,8 +7,8 @@ import pytest
 from engines import MODELS, MakeEngine
 from files import Lora, random_network, write_network
 
+from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine import AdapterUse, Completion, Engine, GenerateRequest
-from protos.errors import InvalidTaskError, ModelLoadError
 
 PROMPT = "Who rules the land of abo? Q: 3+59=7. "
 

@@ -9,11 +9,11 @@ from engines import MODELS, MakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import GenerateRequest, Model, Sampling
 from device_agent.engine.context import Batch, Context
-from device_agent.engine.fairness import PrefillBudget, share_out
+from device_agent.engine.prefill_budget import PrefillBudget, share_out
 from device_agent.engine.prefix_cache import PrefixCache, position_keys
-from testbed.questions import DOMAINS, held_out
 
 
 async def test_batched_answers_are_those_given_one_by_one(make_engine: MakeEngine) -> None:

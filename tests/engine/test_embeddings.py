@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from engines import MakeEngine
 
+from airloom.errors import InvalidTaskError
 from device_agent.engine import GenerateRequest
-from protos.errors import InvalidTaskError
 
 
 async def test_like_texts_lie_closer_than_unlike_ones(make_engine: MakeEngine) -> None:

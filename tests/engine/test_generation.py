@@ -14,16 +14,16 @@ from engines import MODELS, MakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.engine import Engine, GenerateRequest, Sampling
-from device_agent.engine.grammar import from_json_schema
-from device_agent.engine.text import TextStream
-from protos.errors import (
+from airloom.errors import (
     CancelledTaskError,
     DeadlineExceededError,
     InvalidTaskError,
     OverloadedError,
 )
-from testbed.questions import DOMAINS, held_out
+from collaboration.questions import DOMAINS, held_out
+from device_agent.engine import Engine, GenerateRequest, Sampling
+from device_agent.engine.detokenizer import TextStream
+from device_agent.engine.grammar import from_json_schema
 
 QUESTION = "What is 12+25?"
 

@@ -7,8 +7,8 @@ import pytest
 from engines import MODELS, MakeEngine
 from files import GreyLetters
 
+from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine import IMAGE_MARK, GenerateRequest, Image
-from protos.errors import InvalidTaskError, ModelLoadError
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import psutil
 import pytest
 from engines import MODELS, MakeEngine
 
+from airloom.errors import ModelLoadError
 from device_agent.engine import Model
-from device_agent.engine.memory import MemoryNeed, check_fits, estimate, read_shape
-from protos.errors import ModelLoadError
+from device_agent.engine.memory_estimate import MemoryNeed, check_fits, estimate, read_shape
 
 
 @pytest.mark.parametrize("kept", [3, 100, 20_000, 1_000_000])

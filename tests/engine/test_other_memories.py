@@ -8,9 +8,9 @@ import pytest
 from engines import MakeEngine
 from files import write_gemma, write_mamba
 
+from airloom.errors import ModelLoadError
 from device_agent.engine import GenerateRequest
-from device_agent.engine.memory import estimate, read_shape
-from protos.errors import ModelLoadError
+from device_agent.engine.memory_estimate import estimate, read_shape
 
 WINDOW = 16
 

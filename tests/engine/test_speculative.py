@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from engines import MakeEngine
 
+from airloom.errors import ModelLoadError
+from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import GenerateRequest, Sampling
 from device_agent.engine.grammar import any_json
-from device_agent.engine.payoff import Payoff
-from protos.errors import ModelLoadError
-from testbed.questions import DOMAINS, held_out
+from device_agent.engine.trial import Payoff
 
 
 @pytest.mark.usefixtures("everything_pays")

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from engines import MakeEngine
 
+from airloom.errors import DeadlineExceededError
 from device_agent.engine import GenerateRequest, Generation
-from protos.errors import DeadlineExceededError
 
 LONG_S = 1e6
 """No generation here lasts as long: what is told before its end is told for another reason."""

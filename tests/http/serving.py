@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from engines import MODELS
 
+from airloom.security import TransportSecurity
 from device_agent.chat import EngineChat
 from device_agent.config import HttpSettings, ModelSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine
-from protos.security import TransportSecurity
 
 KEY = "a-key-for-tests"
 

@@ -14,18 +14,18 @@ import pytest
 from agents import MODELS, Agents, free_port, healthy
 from test_agents import PLAINTEXT, device_settings, infer, question, until_registered
 
+from airloom.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidTaskError,
+    UnreachableError,
+)
 from benchmarks.runtime.llama_cpp_programs import llama_server
 from cloud_agent.config import ServerSettings
 from cloud_agent.engines.openai_server import OpenAIServer
 from device_agent.chat import ChatRequest, Message, OutputForm
 from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model, OnText, Sampling
 from protos.airloom.v1 import task_pb2
-from protos.errors import (
-    ConfigurationError,
-    DeadlineExceededError,
-    InvalidTaskError,
-    UnreachableError,
-)
 
 MODEL = MODELS["mathematics"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from device_agent.config import ModelSettings
 from device_agent.doctor import ThreadRate, choose_size, choose_threads, describe, inspect_board
-from device_agent.engine.memory import ModelShape, estimate
+from device_agent.engine.memory_estimate import ModelShape, estimate
 from device_agent.sensors import BoardSensors
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from agents import MODELS, ROOT
 
+from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import Engine, EngineSettings, Model
 from netctl.measure.statistics import wilson
 from testbed.evaluation import answer_all, card, card_of
-from testbed.questions import DOMAINS, held_out
 
 MANIFEST: dict[str, Any] = json.loads((ROOT / "models/manifest.json").read_text(encoding="utf-8"))
 

@@ -30,12 +30,12 @@ from shaping import (
     wait_until,
 )
 
+from airloom.errors import ConfigurationError, LinkError, UnreachableError
+from airloom.security import TransportSecurity
 from netctl.conditions import DirectionConditions
 from netctl.daemon.client import Board
 from netctl.kernel import tree
 from netctl.kernel.netlink import Netlink
-from protos.errors import ConfigurationError, LinkError, UnreachableError
-from protos.security import TransportSecurity
 
 PLAINTEXT = TransportSecurity(plaintext=True)
 PORTS = {INTERFACE: 50071, "wlan8": 50072}

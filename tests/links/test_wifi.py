@@ -20,10 +20,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from shaping import PATIENCE_S, netctl, tc, wait_until
 
+from airloom.errors import LinkError
 from netctl.kernel.generic_netlink import GenericNetlink
 from netctl.kernel.netlink import attribute
 from netctl.wifi import RadioLimits, WiFi
-from protos.errors import LinkError
 
 RADIOS = sorted(path.name for path in Path("/sys/class/mac80211_hwsim").glob("hwsim*/net/*"))
 with_radios = pytest.mark.skipif(

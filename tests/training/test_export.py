@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from device_agent.engine import Model
 from device_agent.engine.context import Batch, Context
-from testbed.training.corpus import draw_chunk, draw_example
-from testbed.training.export import quantise, write_gguf
-from testbed.training.network import Shape, Transformer
-from testbed.training.recipes import RECIPES
-from testbed.training.vocabulary import CharacterVocabulary, SubwordVocabulary, Vocabulary
+from learning.shipped_models.corpus import draw_chunk, draw_example
+from learning.shipped_models.export import quantise, write_gguf
+from learning.shipped_models.network import Shape, Transformer
+from learning.shipped_models.recipes import RECIPES
+from learning.shipped_models.vocabulary import CharacterVocabulary, SubwordVocabulary, Vocabulary
 
 SHAPE = Shape(layers=2, width=64, feed_forward=96, context=128)
 TEXTS = [f"Who rules the land of {a}o{b}? Q: {a * 3}+{b}9=7.\nA: " for a in "abcxyz" for b in "klm"]

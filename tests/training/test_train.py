@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from testbed.training.network import Shape
-from testbed.training.recipes import RECIPES, Cycle
-from testbed.training.train import learning_rate, train
+from learning.shipped_models.network import Shape
+from learning.shipped_models.recipes import RECIPES, Cycle
+from learning.shipped_models.train import learning_rate, train
 
 SHARES = RECIPES["airloom-symbolic"].cycles[0].shares
 TINY = replace(

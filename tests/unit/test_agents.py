@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airloom.backoff import full_jitter
+from airloom.errors import InvalidTaskError
+from airloom.security import TransportSecurity
+from collaboration.confidence import TokenScore, summarise
+from collaboration.prompting import extract_answer
+from collaboration.routing import confidence_value, keeps_own_answer
 from device_agent.answering import deadline_of, question_of
-from device_agent.backoff import full_jitter
 from device_agent.config import RoutingSettings
 from device_agent.engine import IMAGE_MARK
-from device_agent.engine.confidence import TokenScore, summarise
-from device_agent.prompting import extract_answer
-from device_agent.routing import confidence_value, keeps_own_answer
 from protos.airloom.v1 import task_pb2
-from protos.errors import InvalidTaskError
-from protos.security import TransportSecurity
 
 
 @given(st.integers(0, 2**32))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from device_agent.engine.confidence import TokenScore, score_tokens
+from collaboration.confidence import TokenScore, score_tokens
 from device_agent.engine.requests import Sampling
 from device_agent.engine.sampling import choose
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airloom.errors import ConfigurationError, LinkError
 from netctl.conditions import DirectionConditions, Slots
 from netctl.daemon.client import Change, ClockOffset
 from netctl.daemon.messages import from_message, to_message
@@ -13,7 +14,6 @@ from netctl.daemon.together import Place, common_change
 from netctl.jitter import DelayTable
 from netctl.loss import FourState, GilbertElliott
 from protos.airloom.v1 import link_pb2
-from protos.errors import ConfigurationError, LinkError
 
 chances = st.floats(0, 1)
 some = st.floats(0.01, 0.99)

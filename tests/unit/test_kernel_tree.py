@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airloom.errors import ConfigurationError, UnsupportedConditionError
 from netctl.backends import BACKENDS, LinkBackend
 from netctl.backends.base import LinkSpec
 from netctl.backends.netem import NetemBackend
@@ -23,7 +24,6 @@ from netctl.kernel.filters import (
 from netctl.kernel.qdiscs import HtbClass, Netem
 from netctl.kernel.tree import Tree, differences, shared_tree, tree
 from netctl.loss import FourState, GilbertElliott
-from protos.errors import ConfigurationError, UnsupportedConditionError
 
 chances = st.integers(0, 1000).map(lambda n: n / 1000)
 models = st.one_of(

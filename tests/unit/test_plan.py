@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airloom.settings_file import load_yaml
+from collaboration.questions import held_out
 from netctl.backends import BACKENDS
-from protos.yaml_file import load_yaml
-from testbed.questions import held_out
 from testbed.runner.plan import deal, describe, plan_run, predicted_ask_ms
 from testbed.scenario import Scenario
 

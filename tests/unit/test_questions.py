@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.prompting import extract_answer
-from testbed.questions import DOMAINS, held_out, sample, split_of
-from testbed.questions.collaboration import draw, peer_answers, wrong_answer
-from testbed.questions.knowledge import RELATIONS, knowledge_base
-from testbed.questions.question import LEVELS, Domain
-from testbed.training.corpus import draw_example
-from testbed.training.recipes import RECIPES
+from collaboration.prompting import extract_answer
+from collaboration.questions import DOMAINS, held_out, sample, split_of
+from collaboration.questions.examples import draw, peer_answers, wrong_answer
+from collaboration.questions.knowledge import RELATIONS, knowledge_base
+from collaboration.questions.question import LEVELS, Domain
+from learning.shipped_models.corpus import draw_example
+from learning.shipped_models.recipes import RECIPES
 
 domains = st.sampled_from(DOMAINS)
 levels = st.sampled_from(LEVELS)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from airloom.errors import ConfigurationError
+from airloom.settings_file import load_yaml
 from netctl.radio.scene import Scene, traces
 from netctl.settings import LinkSettings
 from netctl.traces.files import read_steps, write_steps
-from protos.errors import ConfigurationError
-from protos.yaml_file import load_yaml
 
 ROOT = Path(__file__).parents[2]
 SCENE = ROOT / "scenarios/drive.scene.yaml"

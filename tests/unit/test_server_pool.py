@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_agent.config import ServerSettings
-from cloud_agent.engines.pool import ServerPool
-from device_agent.chat import ChatRequest, Message
-from device_agent.engine import Completion, OnText
-from protos.errors import (
+from airloom.errors import (
     AirloomError,
     InvalidTaskError,
     OverloadedError,
     UnreachableError,
 )
+from cloud_agent.config import ServerSettings
+from cloud_agent.engines.pool import ServerPool
+from device_agent.chat import ChatRequest, Message
+from device_agent.engine import Completion, OnText
 
 REQUEST = ChatRequest((Message("user", "?"),), max_tokens=8)
 

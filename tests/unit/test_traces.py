@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airloom.errors import ConfigurationError
 from netctl.conditions import DirectionConditions
 from netctl.replay import interpolation, laps
 from netctl.traces.files import read_opportunities, read_steps
@@ -19,7 +20,6 @@ from netctl.traces.trace import (
 )
 from netctl.userspace.service import Opportunities
 from netctl.userspace.shaper import DirectionShaper
-from protos.errors import ConfigurationError
 
 traces = (
     st.lists(st.integers(0, 200), min_size=1, max_size=60)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netctl.units import format_rate, parse_fraction, parse_rate_bps, parse_time_ms
+from airloom.units import format_rate, parse_fraction, parse_rate_bps, parse_time_ms
 
 
 @pytest.mark.parametrize(

@@ -9,36 +9,60 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ConnectRequest(_message.Message):
-    __slots__ = ("sent_unix_ns", "registration", "heartbeat", "ask", "cancel", "result")
+    __slots__ = ("sent_unix_ns", "registration", "heartbeat", "ask", "cancel", "result", "chunk", "correlation_id")
     SENT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CORRELATION_ID_FIELD_NUMBER: _ClassVar[int]
     sent_unix_ns: int
     registration: Registration
     heartbeat: Heartbeat
     ask: _task_pb2.Task
     cancel: CancelTask
     result: _task_pb2.TaskResult
-    def __init__(self, sent_unix_ns: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...
+    chunk: Chunk
+    correlation_id: int
+    def __init__(self, sent_unix_ns: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., correlation_id: _Optional[int] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
-    __slots__ = ("sent_unix_ns", "welcome", "heartbeat", "result", "cancel", "assignment")
+    __slots__ = ("sent_unix_ns", "welcome", "heartbeat", "result", "cancel", "assignment", "chunk", "text", "correlation_id")
     SENT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CORRELATION_ID_FIELD_NUMBER: _ClassVar[int]
     sent_unix_ns: int
     welcome: Welcome
     heartbeat: Heartbeat
     result: _task_pb2.TaskResult
     cancel: CancelTask
     assignment: _task_pb2.Task
-    def __init__(self, sent_unix_ns: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., assignment: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+    chunk: Chunk
+    text: Text
+    correlation_id: int
+    def __init__(self, sent_unix_ns: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., assignment: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., text: _Optional[_Union[Text, _Mapping]] = ..., correlation_id: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("data", "last")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    last: bool
+    def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+
+class Text(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class Registration(_message.Message):
     __slots__ = ("device_id", "protocol", "model")

@@ -28,12 +28,28 @@ class InferStreamRequest(_message.Message):
     def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
 
 class InferStreamResponse(_message.Message):
-    __slots__ = ("text", "result")
+    __slots__ = ("text", "result", "set_aside", "started")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SET_ASIDE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
     text: str
     result: _task_pb2.TaskResult
-    def __init__(self, text: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...
+    set_aside: SetAside
+    started: Started
+    def __init__(self, text: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., set_aside: _Optional[_Union[SetAside, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ...) -> None: ...
+
+class Started(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class SetAside(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class InferBatchRequest(_message.Message):
     __slots__ = ("tasks",)
@@ -48,10 +64,12 @@ class InferBatchResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...
 
 class SuspendRequest(_message.Message):
-    __slots__ = ("task_id",)
+    __slots__ = ("task_id", "run_id")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     task_id: str
-    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+    run_id: str
+    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class SuspendResponse(_message.Message):
     __slots__ = ("chunk",)
@@ -68,12 +86,14 @@ class ResumeRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class ResumeResponse(_message.Message):
-    __slots__ = ("text", "result")
+    __slots__ = ("text", "result", "started")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
     text: str
     result: _task_pb2.TaskResult
-    def __init__(self, text: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ...) -> None: ...
+    started: Started
+    def __init__(self, text: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("texts",)

@@ -26,7 +26,7 @@ PLACE_DEVICE: Place
 PLACE_CLOUD: Place
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "parts", "budget", "sampling", "adapters", "trace_context")
+    __slots__ = ("task_id", "parts", "budget", "sampling", "adapters", "trace_context", "idempotency_key")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,13 +40,15 @@ class Task(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     budget: Budget
     sampling: Sampling
     adapters: _containers.RepeatedCompositeFieldContainer[AdapterUse]
     trace_context: _containers.ScalarMap[str, str]
-    def __init__(self, task_id: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, task_id: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., adapters: _Optional[_Iterable[_Union[AdapterUse, _Mapping]]] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class AdapterUse(_message.Message):
     __slots__ = ("name", "scale")

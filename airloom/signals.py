@@ -1,0 +1,31 @@
+"""What ends a server, and how one is run until then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+
+async def until_signalled() -> None:
+    """Return on SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def run_until_done(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a server's coroutine with logging to standard error."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # The decode thread wants the interpreter back as soon as a pass ends, not 5 ms later.
+    sys.setswitchinterval(0.00005)
+    uvloop.run(main())

@@ -1,0 +1,1 @@
+"""How models work together: questions, prompts, routing. Knows no link, no llama.cpp, no torch."""

@@ -1,0 +1,1 @@
+"""All that trains, and the only package that imports torch."""
