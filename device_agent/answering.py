@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from airloom.errors import AirloomError, InvalidTaskError
 from airloom.tracing import describe_result, task_span
@@ -19,10 +20,21 @@ from device_agent.engine import (
     Confidence,
     Image,
     ModelDescription,
-    OnText,
     Sampling,
 )
 from protos.airloom.v1 import inference_pb2, task_pb2
+
+
+class AnswerStream(Protocol):
+    """Whoever follows an answer while it is being written."""
+
+    async def text(self, text: str) -> None:
+        """The next piece; the one after it comes when this returns."""
+        ...
+
+    async def set_aside(self, reason: str) -> None:
+        """The text so far does not count any more: another model's follows."""
+        ...
 
 
 def question_of(task: task_pb2.Task) -> Message:
@@ -147,12 +159,14 @@ class Answerer:
         self,
         task: task_pb2.Task,
         deadline_s: float | None,
-        on_text: OnText | None = None,
+        stream: AnswerStream | None = None,
     ) -> task_pb2.TaskResult:
         """Answer a task; raises AirloomError (deadline, cancellation, overload, bad task)."""
         started_s = time.monotonic()
         with task_span("generate", task) as span:
-            completion = await self._model.chat(self.chat_request(task, deadline_s), on_text)
+            completion = await self._model.chat(
+                self.chat_request(task, deadline_s), None if stream is None else stream.text
+            )
             result = self.result(task.task_id, completion, started_s)
             describe_result(span, result)
         return result

@@ -11,9 +11,9 @@ import grpc
 
 from airloom.errors import AirloomError
 from airloom.grpc_status import grpc_status
-from device_agent.answering import Answerer, deadline_of, failure
+from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
-from device_agent.engine import OnText, SequenceState
+from device_agent.engine import SequenceState
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -23,11 +23,25 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Infer(Protocol):
-    """Answers a task by a deadline (seconds of time.monotonic), telling text as it comes."""
+    """Answers a task by a deadline (seconds of time.monotonic), telling a stream of it."""
 
     def __call__(
-        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None = None
+        self, task: task_pb2.Task, deadline_s: float | None, stream: AnswerStream | None = None
     ) -> Awaitable[task_pb2.TaskResult]: ...
+
+
+class _InferStream:
+    """Writes what an answer's stream is told to the caller."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def text(self, text: str) -> None:
+        await self._context.write(inference_pb2.InferStreamResponse(text=text))
+
+    async def set_aside(self, reason: str) -> None:
+        event = inference_pb2.InferStreamResponse(set_aside=inference_pb2.SetAside(reason=reason))
+        await self._context.write(event)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -57,12 +71,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def InferStream(  # noqa: N802
         self, request: inference_pb2.InferStreamRequest, context: Context
     ) -> None:
-        async def tell(text: str) -> None:
-            await context.write(inference_pb2.InferStreamResponse(text=text))
-
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
         try:
-            result = await self._infer(request.task, deadline_s, tell)
+            result = await self._infer(request.task, deadline_s, _InferStream(context))
         except AirloomError as error:
             await context.abort(grpc_status(error), str(error))
         await context.write(inference_pb2.InferStreamResponse(result=result))

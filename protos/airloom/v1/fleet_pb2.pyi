@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ConnectRequest(_message.Message):
-    __slots__ = ("sent_unix_ns", "registration", "heartbeat", "ask", "cancel", "result", "chunk", "correlation_id")
+    __slots__ = ("sent_unix_ns", "registration", "heartbeat", "ask", "cancel", "result", "chunk", "correlation_id", "stream_text")
     SENT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class ConnectRequest(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     CORRELATION_ID_FIELD_NUMBER: _ClassVar[int]
+    STREAM_TEXT_FIELD_NUMBER: _ClassVar[int]
     sent_unix_ns: int
     registration: Registration
     heartbeat: Heartbeat
@@ -26,7 +27,8 @@ class ConnectRequest(_message.Message):
     result: _task_pb2.TaskResult
     chunk: Chunk
     correlation_id: int
-    def __init__(self, sent_unix_ns: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., correlation_id: _Optional[int] = ...) -> None: ...
+    stream_text: bool
+    def __init__(self, sent_unix_ns: _Optional[int] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., correlation_id: _Optional[int] = ..., stream_text: _Optional[bool] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
     __slots__ = ("sent_unix_ns", "welcome", "heartbeat", "result", "cancel", "assignment", "chunk", "text", "correlation_id")
