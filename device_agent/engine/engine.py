@@ -36,12 +36,12 @@ from airloom.errors import (
 )
 from collaboration.confidence import TokenScore, score_tokens
 from device_agent.engine.adapter_contexts import Lane, Lanes
-from device_agent.engine.adapters import BASE, Adapter, Adapters, applies_from
+from device_agent.engine.adapters import BASE, Adapter, Adapters
+from device_agent.engine.admission import Admission
 from device_agent.engine.batch_padding import Padding, padding_for
 from device_agent.engine.context import Batch, Context, DecodeError, KeyValueType
 from device_agent.engine.embeddings import Embedder
 from device_agent.engine.generation import Event, Generation
-from device_agent.engine.grammar import Grammar
 from device_agent.engine.images import Vision
 from device_agent.engine.model import Model, ModelDescription
 from device_agent.engine.prefill_budget import PrefillBudget, share_out
@@ -194,6 +194,7 @@ class Engine:
             self._natives.close()
             raise
         self._context = self._lanes.first.context
+        self._admission = Admission(model, self._context, self.adapters, self._vision)
         self._drafting, self._widening = Payoff(), Payoff()
         self._batch = Batch(self._context.batch_tokens)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
@@ -279,7 +280,8 @@ class Engine:
 
     async def start(self, request: GenerateRequest, *, stream: bool = True) -> Generation:
         """Queue a generation; raises as `generate` does, before anything is queued."""
-        sequence = await self._prepare(request)
+        self._check_open()
+        sequence = await self._admission.admit(request)
         return self._enqueue(
             _Job(Generation(asyncio.get_running_loop(), stream=stream), sequence, self._lanes.first)
         )
@@ -291,20 +293,7 @@ class Engine:
             InvalidTaskError: it belongs to another model, cache layout or adapter file.
         """
         self._check_open()
-        self._check_fits(state)
-        adapters = self.adapters.resolve(state.request.adapters)
-        sequence = Sequence(
-            model=self.model,
-            request=state.request,
-            tokens=list(state.tokens[: state.prompt_tokens]),
-            context_tokens=self.context_tokens,
-            adapters=adapters,
-            adapters_from=applies_from(adapters, state.tokens[: state.prompt_tokens]),
-            grammar=self._grammar(state.request),
-            draws=state.draws,
-        )
-        sequence.replay(state.generated, state.scores)
-        sequence.position = state.position
+        sequence = await self._admission.resume(state)
         generation = Generation(asyncio.get_running_loop(), stream=stream)
         return self._enqueue(_Job(generation, sequence, self._lanes.first, state.memory))
 
@@ -341,78 +330,6 @@ class Engine:
         # What is closed has freed its memory: not even a tokenizer is left.
         if self._closing:
             raise CancelledTaskError("the engine is closing")
-
-    async def _prepare(self, request: GenerateRequest) -> Sequence:
-        self._check_open()
-        if request.images:
-            if self._vision is None:
-                raise InvalidTaskError(
-                    f"{self.description.name} reads text only: no projector (mmproj) is configured "
-                    "for it"
-                )
-            if not isinstance(request.prompt, str):
-                raise InvalidTaskError("a prompt of token ids cannot hold images")
-            vision, prompt = self._vision, request.prompt
-            tokens, images = await asyncio.to_thread(vision.read, prompt, request.images)
-        else:
-            tokens, images = self._tokens(request), ()
-        if not tokens:
-            raise InvalidTaskError("the prompt has no tokens")
-        if len(tokens) >= self.context_tokens:
-            raise InvalidTaskError(
-                f"the prompt has {len(tokens)} tokens, the model's context only "
-                f"{self.context_tokens}"
-            )
-        if request.max_tokens < 1:
-            raise InvalidTaskError(f"max_tokens is {request.max_tokens}; at least 1 is needed")
-        for token in request.sampling.logit_bias:
-            self._check_token(token, "logit_bias")
-        adapters = self.adapters.resolve(request.adapters)
-        return Sequence(
-            model=self.model,
-            request=request,
-            tokens=tokens,
-            context_tokens=self.context_tokens,
-            adapters=adapters,
-            adapters_from=applies_from(adapters, tokens),
-            images=images,
-            grammar=self._grammar(request),
-        )
-
-    def _tokens(self, request: GenerateRequest) -> list[int]:
-        if isinstance(request.prompt, str):
-            return self.model.tokenize(request.prompt)
-        for token in request.prompt:
-            self._check_token(token, "the prompt")
-        return list(request.prompt)
-
-    def _check_token(self, token: int, where: str) -> None:
-        if not 0 <= token < self.model.vocabulary_size:
-            raise InvalidTaskError(
-                f"{where} has token {token}; the vocabulary ends at {self.model.vocabulary_size - 1}"
-            )
-
-    def _grammar(self, request: GenerateRequest) -> Grammar | None:
-        return None if request.grammar is None else Grammar(self.model, request.grammar)
-
-    def _check_fits(self, state: SequenceState) -> None:
-        if state.model_sha256 != self.description.sha256:
-            raise InvalidTaskError(
-                f"the state is of a model with SHA-256 {state.model_sha256[:16]}…, this engine runs "
-                f"{self.description.sha256[:16]}…"
-            )
-        if state.layout != self._context.layout:
-            raise InvalidTaskError(
-                f"the state's keys and values are {state.layout}, this engine's {self._context.layout}"
-            )
-        if len(state.tokens) >= self.context_tokens:
-            raise InvalidTaskError(
-                f"the state has {len(state.tokens)} tokens, this engine's context only "
-                f"{self.context_tokens}"
-            )
-        for name, sha256 in state.adapter_sha256.items():
-            if self.adapters.get(name).sha256 != sha256:
-                raise InvalidTaskError(f"the state's adapter {name!r} is another file than here")
 
     def _enqueue(self, job: _Job) -> Generation:
         with self._changed:

@@ -1,0 +1,132 @@
+"""From a request to a sequence that the decode loop can take, or to the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+
+from airloom.errors import InvalidTaskError
+from device_agent.engine.adapters import Adapters, applies_from
+from device_agent.engine.context import Context
+from device_agent.engine.grammar import Grammar
+from device_agent.engine.images import ImageSpan, Vision
+from device_agent.engine.model import Model
+from device_agent.engine.requests import GenerateRequest
+from device_agent.engine.sequence import Sequence
+from device_agent.engine.sequence_state import SequenceState
+
+
+class Admission:
+    """Checks requests and handed-over states against one model, its context and its adapters."""
+
+    def __init__(
+        self, model: Model, context: Context, adapters: Adapters, vision: Vision | None
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._adapters = adapters
+        self._vision = vision
+
+    async def admit(self, request: GenerateRequest) -> Sequence:
+        """Tokenise a request and compile its grammar.
+
+        Raises:
+            InvalidTaskError: the request cannot be met by this model.
+        """
+        tokens, images = await self._read(request)
+        if not tokens:
+            raise InvalidTaskError("the prompt has no tokens")
+        context_tokens = self._context.context_tokens
+        if len(tokens) >= context_tokens:
+            raise InvalidTaskError(
+                f"the prompt has {len(tokens)} tokens, the model's context only {context_tokens}"
+            )
+        if request.max_tokens < 1:
+            raise InvalidTaskError(f"max_tokens is {request.max_tokens}; at least 1 is needed")
+        for token in request.sampling.logit_bias:
+            self._check_token(token, "logit_bias")
+        adapters = self._adapters.resolve(request.adapters)
+        return Sequence(
+            model=self._model,
+            request=request,
+            tokens=tokens,
+            context_tokens=context_tokens,
+            adapters=adapters,
+            adapters_from=applies_from(adapters, tokens),
+            images=images,
+            grammar=self._grammar(request),
+        )
+
+    async def resume(self, state: SequenceState) -> Sequence:
+        """Make a sequence of a generation that was suspended in another engine.
+
+        Raises:
+            InvalidTaskError: it belongs to another model, cache layout or adapter file.
+        """
+        self._check_fits(state)
+        prompt = state.tokens[: state.prompt_tokens]
+        adapters = self._adapters.resolve(state.request.adapters)
+        sequence = Sequence(
+            model=self._model,
+            request=state.request,
+            tokens=list(prompt),
+            context_tokens=self._context.context_tokens,
+            adapters=adapters,
+            adapters_from=applies_from(adapters, prompt),
+            grammar=self._grammar(state.request),
+            draws=state.draws,
+        )
+        sequence.replay(state.generated, state.scores)
+        sequence.position = state.position
+        return sequence
+
+    async def _read(self, request: GenerateRequest) -> tuple[list[int], tuple[ImageSpan, ...]]:
+        """The tokens of the prompt, and the images among them."""
+        if not request.images:
+            return self._tokens(request), ()
+        if self._vision is None:
+            raise InvalidTaskError(
+                f"{self._model.description.name} reads text only: no projector (mmproj) is "
+                "configured for it"
+            )
+        if not isinstance(request.prompt, str):
+            raise InvalidTaskError("a prompt of token ids cannot hold images")
+        return await asyncio.to_thread(self._vision.read, request.prompt, request.images)
+
+    def _tokens(self, request: GenerateRequest) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self._model.tokenize(request.prompt)
+        for token in request.prompt:
+            self._check_token(token, "the prompt")
+        return list(request.prompt)
+
+    def _check_token(self, token: int, where: str) -> None:
+        if not 0 <= token < self._model.vocabulary_size:
+            raise InvalidTaskError(
+                f"{where} has token {token}; "
+                f"the vocabulary ends at {self._model.vocabulary_size - 1}"
+            )
+
+    def _grammar(self, request: GenerateRequest) -> Grammar | None:
+        return None if request.grammar is None else Grammar(self._model, request.grammar)
+
+    def _check_fits(self, state: SequenceState) -> None:
+        sha256 = self._model.description.sha256
+        if state.model_sha256 != sha256:
+            raise InvalidTaskError(
+                f"the state is of a model with SHA-256 {state.model_sha256[:16]}…, this engine runs "
+                f"{sha256[:16]}…"
+            )
+        if state.layout != self._context.layout:
+            raise InvalidTaskError(
+                f"the state's keys and values are {state.layout}, "
+                f"this engine's {self._context.layout}"
+            )
+        context_tokens = self._context.context_tokens
+        if len(state.tokens) >= context_tokens:
+            raise InvalidTaskError(
+                f"the state has {len(state.tokens)} tokens, this engine's context only "
+                f"{context_tokens}"
+            )
+        for name, adapter_sha256 in state.adapter_sha256.items():
+            if self._adapters.get(name).sha256 != adapter_sha256:
+                raise InvalidTaskError(f"the state's adapter {name!r} is another file than here")
