@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from airloom.security import TransportSecurity
 from airloom.settings_file import FilePath, Settings
+from airloom.tracing import TracingSettings
 from device_agent.config import (
     AnswerSettings,
     HttpSettings,
     ModelSettings,
-    TracingSettings,
 )
 
 

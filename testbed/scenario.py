@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from airloom.settings_file import Settings
 from collaboration.questions.question import DOMAINS, LEVELS, Domain
-from device_agent.config import ModelSettings, RoutingSettings
+from collaboration.routing import RoutingSettings
+from device_agent.config import ModelSettings
 from netctl.settings import Duration, LinkSettings
 
 

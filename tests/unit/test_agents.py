@@ -12,9 +12,8 @@ from airloom.errors import InvalidTaskError
 from airloom.security import TransportSecurity
 from collaboration.confidence import TokenScore, summarise
 from collaboration.prompting import extract_answer
-from collaboration.routing import confidence_value, keeps_own_answer
+from collaboration.routing import RoutingSettings, confidence_value, keeps_own_answer
 from device_agent.answering import deadline_of, question_of
-from device_agent.config import RoutingSettings
 from device_agent.engine import IMAGE_MARK
 from protos.airloom.v1 import task_pb2
 
