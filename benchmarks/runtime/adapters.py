@@ -11,7 +11,7 @@ from benchmarks.result import Result
 from benchmarks.runtime.lora_file import write_random_lora
 from benchmarks.runtime.subjects import Subject, qwen, shipped
 from device_agent.engine import Model
-from device_agent.engine.adapter_contexts import Lanes
+from device_agent.engine.adapter_contexts import AdapterContexts
 from device_agent.engine.adapters import Adapters
 from device_agent.engine.context import Batch, Context
 from device_agent.engine.requests import AdapterUse
@@ -23,7 +23,7 @@ _PASSES = 40
 def _switch_ms(subject: Subject, folder: Path, contexts: int) -> float:
     """A pass after a switch, less a pass without one (medians)."""
     model = Model(subject.path)
-    lanes = Lanes(
+    adapter_contexts = AdapterContexts(
         lambda: Context(model, context_tokens=subject.context_tokens, threads=subject.threads),
         most=contexts,
         slots=1,
@@ -34,7 +34,7 @@ def _switch_ms(subject: Subject, folder: Path, contexts: int) -> float:
         path = write_random_lora(subject.path, folder / f"{subject.name}-{name}.gguf", seed=seed)
         adapters.load(name, path)
         sets.append(adapters.resolve([AdapterUse(name)]))
-    batch = Batch(lanes.first.context.batch_tokens)
+    batch = Batch(adapter_contexts.first.context.batch_tokens)
     positions = [0] * contexts
     times: dict[bool, list[float]] = {False: [], True: []}
     for number in range(2 * _PASSES + 4):
@@ -42,16 +42,16 @@ def _switch_ms(subject: Subject, folder: Path, contexts: int) -> float:
         switched = number % 2 == 0
         wanted = sets[number // 2 % 2]
         started_s = time.perf_counter()
-        lane = lanes.lane_for(wanted)
-        lane.use(wanted)
+        chosen = adapter_contexts.context_for(wanted)
+        chosen.use(wanted)
         batch.clear()
-        batch.add(5 + number % 50, positions[lane.number], 0)
-        lane.context.decode(batch)
-        positions[lane.number] += 1
+        batch.add(5 + number % 50, positions[chosen.number], 0)
+        chosen.context.decode(batch)
+        positions[chosen.number] += 1
         # Contexts are made when they are first asked for.
         if number >= 4:
             times[switched].append(time.perf_counter() - started_s)
-    lanes.close()
+    adapter_contexts.close()
     model.close()
     return (statistics.median(times[True]) - statistics.median(times[False])) * 1e3
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airloom.errors import ModelLoadError
-from device_agent.engine.adapters import BASE, AdapterSet
+from device_agent.engine.adapters import BASE, UNKNOWN, AdapterSet
 from device_agent.engine.context import Context
 from device_agent.engine.prefix_cache import PrefixCache
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Lane:
+class AdapterContext:
     """One context, what its sequences remember, and the adapters that are applied in it."""
 
     context: Context
@@ -30,45 +30,55 @@ class Lane:
     """When it was last asked for, counted in requests."""
 
     def use(self, adapters: AdapterSet) -> bool:
-        """Apply a set of adapters; False where it was applied already."""
+        """Apply a set of adapters; False where it was applied already.
+
+        Raises:
+            DecodeError: llama.cpp cannot apply it.
+        """
         if self.in_use.key == adapters.key:
             return False
+        # If this fails, nobody knows what is applied: the next set is applied in any case.
+        self.in_use = UNKNOWN
         self.context.use_adapters(adapters.natives)
         self.in_use = adapters
         return True
 
 
-class Lanes:
-    """The first lane serves the bare model, and every set of adapters that has no lane of its own."""
+class AdapterContexts:
+    """The first serves the bare model, and every set of adapters that has no context of its own.
+
+    At most `most` contexts are made. When all are taken, the set of adapters that was asked for
+    longest ago gives up its context, if no generation uses it.
+    """
 
     def __init__(self, make: Callable[[], Context], *, most: int, slots: int) -> None:
         self._make = make
         self._most = most
         self._slots = slots
-        self.first = Lane(make(), PrefixCache(slots))
-        self._own: list[Lane] = []
+        self.first = AdapterContext(make(), PrefixCache(slots))
+        self._own: list[AdapterContext] = []
         self._requests = 0
 
     def close(self) -> None:
         """Free all contexts."""
-        for lane in (self.first, *self._own):
-            lane.context.close()
+        for one in (self.first, *self._own):
+            one.context.close()
 
-    def lane_for(self, adapters: AdapterSet) -> Lane:
-        """Where a request with these adapters goes: a lane of theirs, if one is to be had."""
+    def context_for(self, adapters: AdapterSet) -> AdapterContext:
+        """Where a request with these adapters goes: a context of theirs, if one is to be had."""
         if adapters.key == BASE.key or adapters.invocation:
             # An activated LoRA reads its prompt's beginning as the bare model.
             return self.first
         self._requests += 1
-        lane = next((one for one in self._own if one.in_use.key == adapters.key), None)
-        lane = lane or self._another() or self._idle()
-        if lane is None:
+        chosen = next((one for one in self._own if one.in_use.key == adapters.key), None)
+        chosen = chosen or self._another() or self._idle()
+        if chosen is None:
             return self.first
-        lane.used = self._requests
-        lane.use(adapters)
-        return lane
+        chosen.used = self._requests
+        chosen.use(adapters)
+        return chosen
 
-    def _another(self) -> Lane | None:
+    def _another(self) -> AdapterContext | None:
         number = 1 + len(self._own)
         if number >= self._most:
             return None
@@ -78,17 +88,17 @@ class Lanes:
             log.exception("no context for another set of adapters: they share the first")
             self._most = number
             return None
-        lane = Lane(context, PrefixCache(self._slots, number * self._slots), number)
-        self._own.append(lane)
-        return lane
+        made = AdapterContext(context, PrefixCache(self._slots, number * self._slots), number)
+        self._own.append(made)
+        return made
 
-    def _idle(self) -> Lane | None:
-        """The lane that has been without work longest, emptied."""
+    def _idle(self) -> AdapterContext | None:
+        """The context that has been without work longest, emptied."""
         idle = [one for one in self._own if not any(slot.busy for slot in one.cache.slots)]
         if not idle:
             return None
-        lane = min(idle, key=lambda one: one.used)
-        for slot in lane.cache.slots:
-            lane.context.forget(slot.index)
-            lane.cache.forget(slot)
-        return lane
+        oldest = min(idle, key=lambda one: one.used)
+        for slot in oldest.cache.slots:
+            oldest.context.forget(slot.index)
+            oldest.cache.forget(slot)
+        return oldest

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,11 @@ class AdapterSet:
 
 
 BASE = AdapterSet(0)
+UNKNOWN = AdapterSet(-1)
+"""What is applied after an attempt to apply a set has failed."""
+
+_SETS_KEPT = 256
+"""A set that was forgotten gets a new key: its prompts are read anew, nothing else changes."""
 
 
 class Adapters:
@@ -48,7 +56,10 @@ class Adapters:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._adapters: dict[str, Adapter] = {}
-        self._sets: dict[tuple[AdapterUse, ...], AdapterSet] = {(): BASE}
+        self._sets: OrderedDict[tuple[AdapterUse, ...], AdapterSet] = OrderedDict()
+        self._keys = itertools.count(BASE.key + 1)
+        # Requests may come from several event loops.
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(self._adapters.values())
@@ -92,10 +103,24 @@ class Adapters:
             raise InvalidTaskError(f"no adapter {name!r} is loaded; loaded: {loaded}") from None
 
     def resolve(self, uses: Sequence[AdapterUse]) -> AdapterSet:
-        """The set for a request; the same adapters at the same scales are the same set."""
+        """The set for a request; the same adapters at the same scales are the same set.
+
+        The sets that were asked for longest ago are forgotten: a client that asks for ever new
+        scales does not fill the memory.
+        """
         wanted = tuple(sorted((use for use in uses if use.scale != 0), key=lambda use: use.name))
-        if (known := self._sets.get(wanted)) is not None:
-            return known
+        if not wanted:
+            return BASE
+        with self._lock:
+            known = self._sets.get(wanted)
+            if known is None:
+                known = self._sets[wanted] = self._make(wanted)
+                if len(self._sets) > _SETS_KEPT:
+                    self._sets.popitem(last=False)
+            self._sets.move_to_end(wanted)
+        return known
+
+    def _make(self, wanted: Sequence[AdapterUse]) -> AdapterSet:
         adapters = [self.get(use.name) for use in wanted]
         if len({use.name for use in wanted}) < len(wanted):
             raise InvalidTaskError("an adapter is asked for twice in one request")
@@ -104,14 +129,12 @@ class Adapters:
             raise InvalidTaskError(
                 f"{activated[0].name!r} is an activated LoRA, which is applied alone"
             )
-        made = AdapterSet(
-            key=len(self._sets),
-            uses=wanted,
+        return AdapterSet(
+            key=next(self._keys),
+            uses=tuple(wanted),
             natives=tuple((a.native, u.scale) for a, u in zip(adapters, wanted, strict=True)),
             invocation=activated[0].invocation if activated else (),
         )
-        self._sets[wanted] = made
-        return made
 
 
 def applies_from(adapters: AdapterSet, prompt: Sequence[int]) -> int:

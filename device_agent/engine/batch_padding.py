@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from device_agent.engine.context import cells
 from device_agent.engine.prefix_cache import Slot
-from device_agent.engine.trial import Payoff
+from device_agent.engine.trial import Trial
 
 _WIDEST_BRIDGE = 2
 """Free slots between two that decode which are taken along rather than have the pass split."""
@@ -19,7 +19,7 @@ can take longer than eight."""
 
 
 @dataclass(frozen=True, slots=True)
-class Padding:
+class BatchPadding:
     """What a pass takes along."""
 
     slots: tuple[Slot, ...] = ()
@@ -32,11 +32,11 @@ class Padding:
 def padding_for(
     slots: Sequence[Slot],
     decoding: Sequence[int],
-    widening: Payoff,
+    widening: Trial,
     *,
     longest: int,
     context_tokens: int,
-) -> Padding:
+) -> BatchPadding:
     """Choose what a pass for these slots takes along.
 
     Args:
@@ -49,15 +49,15 @@ def padding_for(
     bridges = _bridges(slots, decoding, context_tokens)
     rows = len(decoding) + len(bridges)
     if rows == 1:
-        return Padding()
+        return BatchPadding()
     # Attention costs every row what the longest takes.
     light = [not slot.busy and slot.valid < cells(longest) for slot in slots]
     neighbours = _neighbours(slots, decoding, light, -rows % _ROWS_TOGETHER)
     if not neighbours:
-        return Padding(tuple(bridges))
+        return BatchPadding(tuple(bridges))
     widened = widening.pays(rows)
     chosen = [*bridges, *neighbours] if widened else bridges
-    return Padding(tuple(sorted(chosen, key=lambda slot: slot.index)), rows, widened)
+    return BatchPadding(tuple(sorted(chosen, key=lambda slot: slot.index)), rows, widened)
 
 
 def _bridges(slots: Sequence[Slot], decoding: Sequence[int], context_tokens: int) -> list[Slot]:

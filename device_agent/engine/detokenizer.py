@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 
-class TextStream:
+class Detokenizer:
     """Collects a generation's text.
 
     A character is given out when its last byte has come, and never before it is sure that the text

@@ -35,10 +35,10 @@ from airloom.errors import (
     OverloadedError,
 )
 from collaboration.confidence import TokenScore, score_tokens
-from device_agent.engine.adapter_contexts import Lane, Lanes
+from device_agent.engine.adapter_contexts import AdapterContext, AdapterContexts
 from device_agent.engine.adapters import BASE, Adapter, Adapters
 from device_agent.engine.admission import Admission
-from device_agent.engine.batch_padding import Padding, padding_for
+from device_agent.engine.batch_padding import BatchPadding, padding_for
 from device_agent.engine.context import Batch, Context, DecodeError, KeyValueType
 from device_agent.engine.embeddings import Embedder
 from device_agent.engine.generation import Event, Generation
@@ -56,8 +56,8 @@ from device_agent.engine.sequence import Sequence
 from device_agent.engine.sequence_state import SequenceState
 from device_agent.engine.speculative import Drafter
 from device_agent.engine.statistics import EngineStatistics, Observer
-from device_agent.engine.steady_decode import go_on
-from device_agent.engine.trial import Payoff
+from device_agent.engine.steady_decode import decode_steadily
+from device_agent.engine.trial import Trial
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ _Group = tuple[int, int]
 class _Job:
     generation: Generation
     sequence: Sequence
-    lane: Lane
+    adapter_context: AdapterContext
     memory: bytes | None = None
     """Keys and values of a generation that was handed over."""
     told_s: float = -math.inf
@@ -116,8 +116,8 @@ class _Job:
 
     @property
     def group(self) -> _Group:
-        """What a pass can hold together: one lane, one set of adapters."""
-        return self.lane.number, self.sequence.set_in_use.key
+        """What a pass can hold together: one adapter_context, one set of adapters."""
+        return self.adapter_context.number, self.sequence.set_in_use.key
 
     def late(self, now_s: float) -> bool:
         deadline_s = self.sequence.request.deadline_s
@@ -133,7 +133,7 @@ class _Job:
 class _Plan:
     """What one pass does."""
 
-    lane: Lane
+    adapter_context: AdapterContext
     jobs: list[_Job]
     decoding: int
     """How many of the jobs do; the others read their prompts."""
@@ -141,7 +141,7 @@ class _Plan:
     drafts: dict[Sequence, list[int]] = field(default_factory=dict)
     shares: dict[Sequence, int] = field(default_factory=dict)
     """How much is read of each prompt."""
-    padding: Padding = field(default_factory=Padding)
+    padding: BatchPadding = field(default_factory=BatchPadding)
     taking: list[_Job] = field(default_factory=list)
     """Whose next tokens come out."""
 
@@ -193,9 +193,9 @@ class Engine:
         except BaseException:
             self._natives.close()
             raise
-        self._context = self._lanes.first.context
+        self._context = self._contexts.first.context
         self._admission = Admission(model, self._context, self.adapters, self._vision)
-        self._drafting, self._widening = Payoff(), Payoff()
+        self._drafting, self._widening = Trial(), Trial()
         self._batch = Batch(self._context.batch_tokens)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
         self._turn = (0, BASE.key)
@@ -219,7 +219,7 @@ class Engine:
         if draft is not None:
             natives.callback(draft.close)
         outputs = settings.parallel * (1 + (settings.draft_tokens if draft is not None else 0))
-        self._lanes = Lanes(
+        self._contexts = AdapterContexts(
             lambda: Context(
                 model,
                 sequences=settings.parallel,
@@ -232,12 +232,12 @@ class Engine:
             most=settings.contexts,
             slots=settings.parallel,
         )
-        natives.callback(self._lanes.close)
+        natives.callback(self._contexts.close)
         if projector is not None:
             self._vision = Vision(model, projector, threads=settings.threads)
             natives.callback(self._vision.close)
         if draft is not None:
-            if not self._lanes.first.context.can_cut:
+            if not self._contexts.first.context.can_cut:
                 raise ModelLoadError(
                     f"{model.path}: no model can draft for this one: its memory is a state, from "
                     "which a wrong guess cannot be taken back"
@@ -246,7 +246,7 @@ class Engine:
                 draft,
                 model,
                 slots=settings.parallel * settings.contexts,
-                context_tokens=self._lanes.first.context.context_tokens,
+                context_tokens=self._contexts.first.context.context_tokens,
                 threads=settings.threads,
             )
             natives.callback(self._drafter.close)
@@ -283,7 +283,11 @@ class Engine:
         self._check_open()
         sequence = await self._admission.admit(request)
         return self._enqueue(
-            _Job(Generation(asyncio.get_running_loop(), stream=stream), sequence, self._lanes.first)
+            _Job(
+                Generation(asyncio.get_running_loop(), stream=stream),
+                sequence,
+                self._contexts.first,
+            )
         )
 
     async def resume(self, state: SequenceState, *, stream: bool = True) -> Generation:
@@ -295,7 +299,7 @@ class Engine:
         self._check_open()
         sequence = await self._admission.resume(state)
         generation = Generation(asyncio.get_running_loop(), stream=stream)
-        return self._enqueue(_Job(generation, sequence, self._lanes.first, state.memory))
+        return self._enqueue(_Job(generation, sequence, self._contexts.first, state.memory))
 
     async def embed(self, texts: Sequences[str]) -> list[tuple[NDArray[np.float32], int]]:
         """Embed texts; for each a vector (width,) of length 1 and the number of its tokens."""
@@ -445,8 +449,8 @@ class Engine:
         if sequence.slot.index >= 0:
             length = min(sequence.remembered, sequence.position)
             if length < sequence.position + sequence.position_shift:
-                job.lane.context.trim(sequence.slot.index, length)
-            job.lane.cache.release(sequence.slot, sequence.keys(length))
+                job.adapter_context.context.trim(sequence.slot.index, length)
+            job.adapter_context.cache.release(sequence.slot, sequence.keys(length))
         outcome = type(event).__name__
         if isinstance(event, Completion):
             outcome = event.finish_reason
@@ -481,7 +485,7 @@ class Engine:
                 self._end(job, event)
 
     def _suspended(self, job: _Job) -> SequenceState | AirloomError:
-        sequence, context = job.sequence, job.lane.context
+        sequence, context = job.sequence, job.adapter_context.context
         if sequence.images:
             return InvalidTaskError("a generation that has read images cannot be handed over")
         return SequenceState(
@@ -509,8 +513,8 @@ class Engine:
                 job = self._waiting.popleft()
                 self._active.append(job)
             sequence = job.sequence
-            lane = job.lane = self._lanes.lane_for(sequence.adapters)
-            context, cache = lane.context, lane.cache
+            adapter_context = job.adapter_context = self._contexts.context_for(sequence.adapters)
+            context, cache = adapter_context.context, adapter_context.cache
             sequence.timing.started_s = sequence.timing.started_s or time.monotonic()
             if job.memory is not None:
                 self._take_over(job, job.memory)
@@ -533,7 +537,7 @@ class Engine:
 
     def _take_over(self, job: _Job, memory: bytes) -> None:
         sequence = job.sequence
-        context, cache = job.lane.context, job.lane.cache
+        context, cache = job.adapter_context.context, job.adapter_context.cache
         keys = sequence.keys(sequence.position)
         slot = cache.place(np.full(1, -1)).slot
         cache.occupy(slot, keys, len(keys))
@@ -552,7 +556,7 @@ class Engine:
             # Somebody is passed over or held up: what there is to tell is not.
             self._tell_all()
         first = group[0]
-        if first.lane.use(first.sequence.set_in_use):
+        if first.adapter_context.use(first.sequence.set_in_use):
             self.statistics.adapter_switches += 1
             # What changing costs, about a pass of a small model, is to be worth it.
             self._turn_ends = self.statistics.passes + _TURN_PASSES
@@ -574,25 +578,25 @@ class Engine:
 
     def _plan(self, jobs: list[_Job]) -> _Plan:
         """Decide what the next pass does, and fill the batch with it."""
-        lane = jobs[0].lane
+        adapter_context = jobs[0].adapter_context
         decoding = [job for job in jobs if job.sequence.decoding]
         drafting = (
             bool(decoding) and self._drafter is not None and self._drafting.pays(len(decoding))
         )
-        plan = _Plan(lane, jobs, len(decoding), drafting)
+        plan = _Plan(adapter_context, jobs, len(decoding), drafting)
         plan.drafts = self._draft(decoding) if drafting else {}
         self._batch.clear()
         if plan.reading:
             plan.shares = self._share_prompts(jobs, plan.drafts)
         elif not drafting:
-            plan.padding = self._padding(lane, decoding)
+            plan.padding = self._padding(adapter_context, decoding)
         spare = deque(plan.padding.slots)
         # In the order of the slots, for what is next to one another is computed together.
         for job in jobs:
             self._add_idle(spare, before=job.sequence.slot.index)
             if self._add(job, plan.drafts, plan.shares):
                 plan.taking.append(job)
-        self._add_idle(spare, before=lane.context.sequences)
+        self._add_idle(spare, before=adapter_context.context.sequences)
         return plan
 
     def _run(self, plan: _Plan) -> tuple[int, int]:
@@ -603,7 +607,7 @@ class Engine:
         return self._go_on(plan, logits)
 
     def _decode(self, plan: _Plan) -> NDArray[np.float32]:
-        context = plan.lane.context
+        context = plan.adapter_context.context
         logits = context.decode(self._batch)
         for slot in plan.padding.slots:
             context.trim(slot.index, slot.valid)
@@ -685,12 +689,12 @@ class Engine:
             slot = spare.popleft()
             self._batch.extend([0], slot.valid, slot.index, output=False)
 
-    def _padding(self, lane: Lane, decoding: list[_Job]) -> Padding:
-        if not lane.context.can_cut:
+    def _padding(self, adapter_context: AdapterContext, decoding: list[_Job]) -> BatchPadding:
+        if not adapter_context.context.can_cut:
             # What a free slot is given, it would have to keep.
-            return Padding()
+            return BatchPadding()
         return padding_for(
-            lane.cache.slots,
+            adapter_context.cache.slots,
             [job.sequence.slot.index for job in decoding],
             self._widening,
             longest=max(job.sequence.position for job in decoding),
@@ -698,7 +702,7 @@ class Engine:
         )
 
     def _next_group(self) -> list[_Job]:
-        """The jobs of one lane whose next tokens need the set of adapters whose turn it is."""
+        """The jobs of one adapter_context whose next tokens need the set of adapters whose turn it is."""
         jobs = self._active
         group = jobs[0].group
         if len(jobs) > 1:
@@ -731,7 +735,7 @@ class Engine:
             return False
         try:
             self._vision.decode(
-                job.lane.context,
+                job.adapter_context.context,
                 span,
                 sequence.position + sequence.position_shift,
                 sequence.slot.index,
@@ -756,7 +760,7 @@ class Engine:
             most_passes = min(most_passes, self._drafting.passes_left(plan.decoding))
         if plan.padding.rows:
             most_passes = min(most_passes, self._widening.passes_left(plan.padding.rows))
-        steps = go_on(
+        steps = decode_steadily(
             self._batch,
             [job.sequence for job in jobs],
             logits,
@@ -899,7 +903,9 @@ class Engine:
         reason = sequence.extend(tokens, scores)
         sequence.position = len(sequence.tokens) - 1
         if sequence.position < choice.in_memory:
-            job.lane.context.trim(sequence.slot.index, sequence.position + sequence.position_shift)
+            job.adapter_context.context.trim(
+                sequence.slot.index, sequence.position + sequence.position_shift
+            )
         sequence.slot.valid = min(sequence.remembered, len(sequence.slot.keys))
         if reason is not None:
             completion = sequence.complete(reason)

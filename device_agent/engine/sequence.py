@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from collaboration.confidence import TokenScore, summarise
 from device_agent.engine.adapters import BASE, AdapterSet
-from device_agent.engine.detokenizer import TextStream
+from device_agent.engine.detokenizer import Detokenizer
 from device_agent.engine.grammar import Grammar
 from device_agent.engine.images import ImageSpan
 from device_agent.engine.model import Model
@@ -70,7 +70,7 @@ class Sequence:
         self.prompt_tokens = len(self.tokens)
         self.position_shift = 0
         """Positions minus tokens: some models give an image fewer positions than tokens."""
-        self.text = TextStream(self.request.stop)
+        self.text = Detokenizer(self.request.stop)
         self._random: np.random.Generator | None = None
         self._counts: dict[int, int] | None = None if self.request.sampling.plain else {}
         self.greedy = (

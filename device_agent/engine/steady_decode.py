@@ -34,7 +34,7 @@ class Steps:
         return len(self.tokens[0])
 
 
-def go_on(
+def decode_steadily(
     batch: Batch,
     sequences: Sequence[Generated],
     logits: NDArray[np.float32],

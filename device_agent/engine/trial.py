@@ -34,7 +34,7 @@ class _Experience:
         return self.other.rate > self.plain.rate
 
 
-class Payoff:
+class Trial:
     """Whether another way of decoding pays, learnt from the passes themselves for each number of rows.
 
     Both ways are tried for some passes; then the faster one is kept, and the other tried again now

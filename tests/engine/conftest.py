@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.engine.trial import Payoff
+from device_agent.engine.trial import Trial
 
 sys.path.insert(0, str(Path(__file__).parent))
 from engines import MakeEngine
@@ -21,4 +21,4 @@ def make_engine() -> Iterator[MakeEngine]:
 @pytest.fixture
 def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts and padding are used in every pass, whatever they were found to cost."""
-    monkeypatch.setattr(Payoff, "pays", lambda *_: True)
+    monkeypatch.setattr(Trial, "pays", lambda *_: True)

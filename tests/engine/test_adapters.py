@@ -151,3 +151,17 @@ async def test_unknown_and_unfit_adapters_are_named(
         await make_engine().load_adapter("red", lab.files["red"])
     with pytest.raises(ModelLoadError, match="no LoRA adapter"):
         await engine.load_adapter("model", MODELS["mathematics"])
+
+
+async def test_sets_of_adapters_that_nobody_asks_for_are_forgotten(engine: Engine) -> None:
+    def scaled(scale: float) -> list[AdapterUse]:
+        return [AdapterUse("red", scale)]
+
+    expected = await engine.generate(asked(*scaled(1.0)))
+    rare, usual = (engine.adapters.resolve(scaled(scale)) for scale in (1.0, 2.0))
+    for number in range(1_000):
+        engine.adapters.resolve(scaled(3.0 + number / 1_000))
+        assert engine.adapters.resolve(scaled(2.0)) is usual
+    # Another key: what the caches of keys and values hold is of the set that was forgotten.
+    assert engine.adapters.resolve(scaled(1.0)).key > rare.key
+    assert (await engine.generate(asked(*scaled(1.0)))).token_ids == expected.token_ids

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.engine.batch_padding import Padding, padding_for
+from device_agent.engine.batch_padding import BatchPadding, padding_for
 from device_agent.engine.prefix_cache import Slot
-from device_agent.engine.trial import Payoff
+from device_agent.engine.trial import Trial
 
 CONTEXT_TOKENS = 512
 
 
-class Always(Payoff):
+class Always(Trial):
     """As if rounding up had paid in every trial."""
 
     def pays(self, rows: int) -> bool:
@@ -19,14 +19,14 @@ class Always(Payoff):
         return True
 
 
-class Never(Payoff):
+class Never(Trial):
     def pays(self, rows: int) -> bool:
         del rows
         return False
 
 
-def padding(places: str, widening: Payoff, longest: int = 100) -> Padding:
-    """Padding for slots written as d (decodes), b (busy otherwise), . (free) or F (free, and full)."""
+def padding(places: str, widening: Trial, longest: int = 100) -> BatchPadding:
+    """What is padded, for slots written as d (decodes), b (busy otherwise), . (free) or F (free, and full)."""
     slots = [
         Slot(index, busy=place in "db", valid=CONTEXT_TOKENS if place == "F" else 0)
         for index, place in enumerate(places)
@@ -35,7 +35,7 @@ def padding(places: str, widening: Payoff, longest: int = 100) -> Padding:
     return padding_for(slots, decoding, widening, longest=longest, context_tokens=CONTEXT_TOKENS)
 
 
-def taken(places: str, widening: Payoff) -> str:
+def taken(places: str, widening: Trial) -> str:
     chosen = {slot.index for slot in padding(places, widening).slots}
     return "".join("i" if index in chosen else place for index, place in enumerate(places))
 

@@ -22,7 +22,7 @@ from airloom.errors import (
 )
 from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import Engine, GenerateRequest, Sampling
-from device_agent.engine.detokenizer import TextStream
+from device_agent.engine.detokenizer import Detokenizer
 from device_agent.engine.grammar import from_json_schema
 
 QUESTION = "What is 12+25?"
@@ -268,7 +268,7 @@ def test_text_is_cut_at_the_first_stop_string_however_its_bytes_arrive(
     text: str, stop: list[str], size: int
 ) -> None:
     data = text.encode()
-    stream, given_out = TextStream(tuple(stop)), ""
+    stream, given_out = Detokenizer(tuple(stop)), ""
     for start in range(0, len(data), size):
         piece = stream.push(data[start : start + size])
         assert "�" not in piece or "�" in text
@@ -294,5 +294,5 @@ def test_text_is_cut_at_the_first_stop_string_however_its_bytes_arrive(
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=10))
 def test_half_a_character_at_the_end_is_left_out(text: str) -> None:
     data = (text + "✓").encode()[:-1]
-    stream = TextStream()
+    stream = Detokenizer()
     assert stream.push(data) + stream.finish() == text

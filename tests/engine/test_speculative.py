@@ -9,7 +9,7 @@ from airloom.errors import ModelLoadError
 from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import GenerateRequest, Sampling
 from device_agent.engine.grammar import any_json
-from device_agent.engine.trial import Payoff
+from device_agent.engine.trial import Trial
 
 
 @pytest.mark.usefixtures("everything_pays")
@@ -61,22 +61,22 @@ async def test_drafts_obey_a_grammar_and_a_stop_string(make_engine: MakeEngine) 
 
 
 def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
-    payoff = Payoff()
+    trial = Trial()
 
     def passes(count: int, gain: float) -> list[bool]:
         taken = []
         for _ in range(count):
-            drafted = payoff.pays(1)
+            drafted = trial.pays(1)
             taken.append(drafted)
             seconds = 1 / gain if drafted else 1.0
-            payoff.observe(1, other=drafted, passes=1, tokens=1, seconds=seconds)
+            trial.observe(1, other=drafted, passes=1, tokens=1, seconds=seconds)
         return taken
 
     slow = passes(256, gain=0.5)
     assert sum(slow) == 8
     fast = passes(256, gain=2.0)
     assert sum(fast) > 128
-    assert payoff.rates(1)[1] > payoff.rates(1)[0]
+    assert trial.rates(1)[1] > trial.rates(1)[0]
     # What loses again and again is tried ever more rarely.
     passes(256, gain=0.5)
     assert sum(passes(512 + 1024 + 2048, gain=0.5)) == 3 * 8
