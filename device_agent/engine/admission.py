@@ -40,8 +40,6 @@ class Admission:
             raise InvalidTaskError(
                 f"the prompt has {len(tokens)} tokens, the model's context only {context_tokens}"
             )
-        if request.max_tokens < 1:
-            raise InvalidTaskError(f"max_tokens is {request.max_tokens}; at least 1 is needed")
         for token in request.sampling.logit_bias:
             self._check_token(token, "logit_bias")
         adapters = self._adapters.resolve(request.adapters)

@@ -36,7 +36,7 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
         return int(logits.argmax())
     temperature = np.float32(max(sampling.temperature, _COLDEST))
     scaled = (logits - logits.max()) / temperature
-    if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
+    if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:
         tokens = _kept(scaled, sampling)
         return int(tokens[_invert(np.exp(scaled[tokens]), uniform)])
     return _invert(np.exp(scaled), uniform)
@@ -55,7 +55,7 @@ def _kept(scaled: NDArray[np.float32], sampling: Sampling) -> NDArray[np.intp]:
         kth = np.partition(scaled[tokens], -sampling.top_k)[-sampling.top_k]
         tokens = tokens[scaled[tokens] >= kth]
     tokens = tokens[np.argsort(-scaled[tokens], kind="stable")]
-    if sampling.top_k:
+    if sampling.top_k > 0:
         tokens = tokens[: sampling.top_k]
     weights = np.exp(scaled[tokens], dtype=np.float64)
     if sampling.top_p < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,6 +58,29 @@ async def test_a_batch_is_answered_side_by_side_and_one_failure_spares_the_other
     for n in range(11, 15):
         assert results[str(n)].answer.final_answer == str(n + 25)
     assert results["long"].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field"),
+    [
+        ({"top_p": 0.0, "temperature": 1.0}, "top_p is 0"),
+        ({"min_p": 2.0, "temperature": 1.0}, "min_p is 2"),
+        ({"temperature": math.nan, "top_k": 3}, "temperature is nan"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"min_p": -0.5}, "min_p is -0.5"),
+        ({"stop": [""]}, r"stop\[0\] has 0 characters"),
+        ({"stop": ["x" * 1000]}, r"stop\[0\] has 1,000 characters"),
+        ({"max_tokens": 2**32 - 1}, "max_tokens is 4294967295"),
+    ],
+)
+async def test_a_value_out_of_its_range_is_named_and_the_engine_goes_on(
+    board: Any, sampling: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=field) as error:
+        await board.Infer(inference_pb2.InferRequest(task=task("1+1", **sampling)), timeout=30)
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    reply = await board.Infer(inference_pb2.InferRequest(task=task("What is 12+25?")), timeout=30)
+    assert reply.result.answer.final_answer == "37"
 
 
 async def test_text_streams_before_the_result(board: Any) -> None:
