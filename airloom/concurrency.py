@@ -1,10 +1,23 @@
-"""Run coroutines together until one of them ends."""
+"""Run coroutines together until one of them ends, and side jobs again and again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from airloom.backoff import full_jitter
+from airloom.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_INITIAL_S = 0.5
+_RETRY_MAX_S = 30.0
 
 
 async def first_to_end(*coroutines: Coroutine[Any, Any, None]) -> None:
@@ -18,3 +31,46 @@ async def first_to_end(*coroutines: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def by_deadline(work: Coroutine[Any, Any, T], deadline_s: float | None) -> T:
+    """Wait for work until a time on time.monotonic()'s clock, then cancel it.
+
+    Raises:
+        asyncio.TimeoutError: the time came first.
+    """
+    left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+    return await asyncio.wait_for(work, left_s)
+
+
+async def keep_going(
+    name: str,
+    job: Callable[[], Awaitable[None]],
+    *,
+    retry_initial_s: float = _RETRY_INITIAL_S,
+    retry_max_s: float = _RETRY_MAX_S,
+) -> None:
+    """Run a side job until cancelled: when it ends, say so and start it again after back-off.
+
+    Raises:
+        ConfigurationError: the first start found its settings wrong (a busy port, say).
+    """
+    rng, first = random.Random(), True
+    waits = full_jitter(retry_initial_s, retry_max_s, rng)
+    while True:
+        started_s = time.monotonic()
+        try:
+            await job()
+            log.error("%s ended", name)
+        except ConfigurationError as error:
+            if first:
+                raise
+            log.error("%s failed: %s", name, error)
+        except Exception:
+            log.exception("%s failed", name)
+        first = False
+        if time.monotonic() - started_s > retry_max_s:
+            waits = full_jitter(retry_initial_s, retry_max_s, rng)
+        wait_s = next(waits)
+        log.warning("%s starts again in %.1f s", name, wait_s)
+        await asyncio.sleep(wait_s)

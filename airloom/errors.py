@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from enum import IntEnum
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class Status(IntEnum):
@@ -17,6 +20,7 @@ class Status(IntEnum):
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    ABORTED = 10
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -123,3 +127,25 @@ class ControllerError(AirloomError):
 
 class UnsupportedConditionError(LinkError):
     """A backend cannot represent what was asked of a link; says why and what can."""
+
+
+class ReplacedError(AirloomError):
+    """A newer stream of the same identity has taken this one's place."""
+
+    status = Status.ABORTED
+
+
+class InternalError(AirloomError):
+    """A defect here; its traceback is in this agent's log."""
+
+
+def explained(error: Exception) -> AirloomError:
+    """Return what whoever asked is told of a failure.
+
+    One of airloom's errors is told as it is; any other is a defect: logged with its traceback, and
+    told by its type alone.
+    """
+    if isinstance(error, AirloomError):
+        return error
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return InternalError(f"an unexpected {type(error).__name__}: this agent's log says where")

@@ -11,6 +11,8 @@ from typing import Any
 
 import uvloop
 
+from airloom.log_text import OneLineFormatter
+
 
 async def until_signalled() -> None:
     """Return on SIGTERM or SIGINT."""
@@ -23,9 +25,9 @@ async def until_signalled() -> None:
 
 def run_until_done(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a server's coroutine with logging to standard error."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The decode thread wants the interpreter back as soon as a pass ends, not 5 ms later.
     sys.setswitchinterval(0.00005)
     uvloop.run(main())
