@@ -59,6 +59,10 @@ class InvalidTaskError(AirloomError):
     status = Status.INVALID_ARGUMENT
 
 
+class UnsupportedByModelError(InvalidTaskError):
+    """The task is well formed, but more than this model can do; another model may answer it."""
+
+
 class ConflictError(AirloomError):
     """An idempotency key was used before, for something else."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from airloom.errors import InvalidTaskError, ModelLoadError
+from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelError
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, check_is_gguf, loading
 from device_agent.engine.requests import AdapterUse
@@ -100,7 +100,7 @@ class Adapters:
             return self._adapters[name]
         except KeyError:
             loaded = ", ".join(sorted(self._adapters)) or "none"
-            raise InvalidTaskError(f"no adapter {name!r} is loaded; loaded: {loaded}") from None
+            raise UnsupportedByModelError(f"no adapter {name!r} is loaded; loaded: {loaded}") from None
 
     def resolve(self, uses: Sequence[AdapterUse]) -> AdapterSet:
         """The set for a request; the same adapters at the same scales are the same set.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from airloom.errors import InvalidTaskError
+from airloom.errors import InvalidTaskError, UnsupportedByModelError
 from device_agent.engine.adapters import Adapters, applies_from
 from device_agent.engine.context import Context
 from device_agent.engine.grammar import Grammar
@@ -37,7 +37,7 @@ class Admission:
             raise InvalidTaskError("the prompt has no tokens")
         context_tokens = self._context.context_tokens
         if len(tokens) >= context_tokens:
-            raise InvalidTaskError(
+            raise UnsupportedByModelError(
                 f"the prompt has {len(tokens)} tokens, the model's context only {context_tokens}"
             )
         for token in request.sampling.logit_bias:
@@ -82,7 +82,7 @@ class Admission:
         if not request.images:
             return self._tokens(request), ()
         if self._vision is None:
-            raise InvalidTaskError(
+            raise UnsupportedByModelError(
                 f"{self._model.description.name} reads text only: no projector (mmproj) is "
                 "configured for it"
             )

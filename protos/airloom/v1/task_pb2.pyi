@@ -18,12 +18,23 @@ class Place(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACE_UNSPECIFIED: _ClassVar[Place]
     PLACE_DEVICE: _ClassVar[Place]
     PLACE_CLOUD: _ClassVar[Place]
+
+class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
+    FINISH_REASON_END: _ClassVar[FinishReason]
+    FINISH_REASON_STOP: _ClassVar[FinishReason]
+    FINISH_REASON_LENGTH: _ClassVar[FinishReason]
 RESIDENCY_UNSPECIFIED: Residency
 RESIDENCY_DEVICE_ONLY: Residency
 RESIDENCY_ANYWHERE: Residency
 PLACE_UNSPECIFIED: Place
 PLACE_DEVICE: Place
 PLACE_CLOUD: Place
+FINISH_REASON_UNSPECIFIED: FinishReason
+FINISH_REASON_END: FinishReason
+FINISH_REASON_STOP: FinishReason
+FINISH_REASON_LENGTH: FinishReason
 
 class Task(_message.Message):
     __slots__ = ("task_id", "parts", "budget", "sampling", "adapters", "trace_context", "idempotency_key", "messages")
@@ -255,7 +266,7 @@ class TaskResult(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., error: _Optional[_Union[TaskError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("text", "final_answer", "tokens", "confidence", "provenance", "usage", "set_aside", "fallback_reason")
+    __slots__ = ("text", "final_answer", "tokens", "confidence", "provenance", "usage", "set_aside", "fallback_reason", "escalation_reason", "finish_reason")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINAL_ANSWER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +275,8 @@ class Answer(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     SET_ASIDE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    ESCALATION_REASON_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     text: str
     final_answer: str
     tokens: TokensPart
@@ -272,7 +285,9 @@ class Answer(_message.Message):
     usage: Usage
     set_aside: CandidateAnswer
     fallback_reason: str
-    def __init__(self, text: _Optional[str] = ..., final_answer: _Optional[str] = ..., tokens: _Optional[_Union[TokensPart, _Mapping]] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., set_aside: _Optional[_Union[CandidateAnswer, _Mapping]] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
+    escalation_reason: str
+    finish_reason: FinishReason
+    def __init__(self, text: _Optional[str] = ..., final_answer: _Optional[str] = ..., tokens: _Optional[_Union[TokensPart, _Mapping]] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., set_aside: _Optional[_Union[CandidateAnswer, _Mapping]] = ..., fallback_reason: _Optional[str] = ..., escalation_reason: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ...) -> None: ...
 
 class TaskError(_message.Message):
     __slots__ = ("code", "message")
