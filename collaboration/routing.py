@@ -18,6 +18,13 @@ class RoutingSettings(Settings):
         "sequence_probability"
     )
     threshold: float = Field(0.5, ge=0, le=1, description="below it the question is sent up")
+    cloud_share: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="of a task's time, kept for asking the cloud while it is connected: the device's "
+        "own attempt ends that much before the deadline; 0 leaves the device all of it",
+    )
 
 
 def confidence_value(confidence: Confidence, measure: str) -> float:

@@ -24,6 +24,15 @@ from device_agent.engine import (
 )
 from protos.airloom.v1 import inference_pb2, task_pb2
 
+_ROLES = ("system", "user", "assistant")
+_MAX_MESSAGES, _MAX_PARTS = 1024, 256
+
+_FINISH_REASONS = {
+    "end": task_pb2.FINISH_REASON_END,
+    "stop": task_pb2.FINISH_REASON_STOP,
+    "length": task_pb2.FINISH_REASON_LENGTH,
+}
+
 
 class AnswerStream(Protocol):
     """Whoever follows an answer while it is being written."""
@@ -43,6 +52,10 @@ def question_of(task: task_pb2.Task) -> Message:
     Raises:
         InvalidTaskError: it has no text, or a part that this version cannot read.
     """
+    if len(task.parts) > _MAX_PARTS:
+        raise InvalidTaskError(
+            f"parts has {len(task.parts):,} elements: at most {_MAX_PARTS:,} are taken"
+        )
     texts: list[str] = []
     images: list[Image] = []
     peers: list[PeerAnswer] = []
@@ -70,6 +83,50 @@ def question_of(task: task_pb2.Task) -> Message:
     return Message("user", compose_question("\n".join(texts), peers), tuple(images))
 
 
+def conversation_of(task: task_pb2.Task) -> tuple[Message, ...]:
+    """Read a task's messages as the conversation that a model continues as it stands.
+
+    Raises:
+        InvalidTaskError: a role or a part is none that a conversation has, or there is no text.
+    """
+    if len(task.messages) > _MAX_MESSAGES:
+        raise InvalidTaskError(
+            f"messages has {len(task.messages):,} elements: at most {_MAX_MESSAGES:,} are taken"
+        )
+    conversation = tuple(
+        _message_of(message, f"messages[{index}]") for index, message in enumerate(task.messages)
+    )
+    if not any(message.text.strip() for message in conversation):
+        raise InvalidTaskError("messages has no text")
+    return conversation
+
+
+def _message_of(message: task_pb2.ChatMessage, where: str) -> Message:
+    if message.role not in _ROLES:
+        raise InvalidTaskError(
+            f"{where}.role is {message.role[:80]!r}: it should be {', '.join(_ROLES)}"
+        )
+    if len(message.parts) > _MAX_PARTS:
+        raise InvalidTaskError(
+            f"{where}.parts has {len(message.parts):,} elements: at most {_MAX_PARTS:,} are taken"
+        )
+    texts: list[str] = []
+    images: list[Image] = []
+    for index, part in enumerate(message.parts):
+        kind = part.WhichOneof("content")
+        if kind == "text":
+            texts.append(part.text.text)
+        elif kind == "image":
+            texts.append(IMAGE_MARK)
+            images.append(Image(part.image.data))
+        else:
+            raise InvalidTaskError(
+                f"{where}.parts[{index}] is {kind or 'empty'}: "
+                "a conversation has text and image parts"
+            )
+    return Message(message.role, "\n".join(texts), tuple(images))
+
+
 def sampling_of(task: task_pb2.Task) -> Sampling:
     """How a task wants its tokens drawn."""
     wanted = task.sampling
@@ -78,6 +135,8 @@ def sampling_of(task: task_pb2.Task) -> Sampling:
         top_k=wanted.top_k,
         top_p=wanted.top_p if wanted.HasField("top_p") else 1.0,
         min_p=wanted.min_p,
+        frequency_penalty=wanted.frequency_penalty,
+        presence_penalty=wanted.presence_penalty,
         seed=wanted.seed,
     )
 
@@ -91,6 +150,8 @@ def form_of(task: task_pb2.Task) -> OutputForm:
     kind = task.sampling.WhichOneof("form")
     if kind == "grammar":
         return OutputForm(grammar=task.sampling.grammar)
+    if kind == "json_object":
+        return OutputForm(json_object=task.sampling.json_object)
     if kind is None:
         return OutputForm()
     try:
@@ -135,14 +196,15 @@ class Answerer:
         """The model as a message."""
         return model_info(self._model.description)
 
+    @property
+    def link_epoch(self) -> int:
+        """The number of the link conditions in force."""
+        return self._link_epoch()
+
     def chat_request(self, task: task_pb2.Task, deadline_s: float | None) -> ChatRequest:
         """Write a task as a conversation; raises InvalidTaskError."""
-        question = question_of(task)
-        if self._settings.instruction:
-            text = f"{question.text}\n{self._settings.instruction}"
-            question = Message(question.role, text, question.images)
         return ChatRequest(
-            messages=(question,),
+            messages=self._conversation(task),
             task_id=task.task_id,
             max_tokens=task.sampling.max_tokens or self._settings.max_tokens,
             sampling=sampling_of(task),
@@ -154,6 +216,18 @@ class Answerer:
             ),
             deadline_s=deadline_s,
         )
+
+    def _conversation(self, task: task_pb2.Task) -> tuple[Message, ...]:
+        if not task.messages:
+            question = question_of(task)
+            if self._settings.instruction:
+                text = f"{question.text}\n{self._settings.instruction}"
+                question = Message(question.role, text, question.images)
+            return (question,)
+        if task.parts:
+            raise InvalidTaskError("parts and messages exclude each other: give one of them")
+        # Whoever brings a conversation has said in it how to answer: the instruction stays out.
+        return conversation_of(task)
 
     async def answer(
         self,
@@ -207,6 +281,7 @@ class Answerer:
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
             ),
+            finish_reason=_FINISH_REASONS[completion.finish_reason],
         )
 
     def _confidence(self, confidence: Confidence) -> task_pb2.Confidence:

@@ -19,6 +19,7 @@ from airloom.security import open_channel
 from airloom.tracing import send_along, task_span
 from device_agent.answering import failure
 from device_agent.config import CloudSettings
+from device_agent.engine import OnText
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class Uplink:
         """Return as soon as a stream is up."""
         await self._connected.wait()
 
-    async def ask(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
+    async def ask(
+        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None = None
+    ) -> task_pb2.TaskResult:
         """Send a task up and wait for its result, with the link's share of the time filled in.
 
         Cancelling the coroutine cancels the task in the cloud.
@@ -87,6 +90,7 @@ class Uplink:
             UnreachableError: there is no stream, or it broke before the answer came.
             DeadlineExceededError: the deadline passed first.
         """
+        del on_text
         with task_span("uplink", task, SpanKind.CLIENT):
             return await self._ask(task, deadline_s)
 

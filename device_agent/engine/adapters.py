@@ -100,7 +100,9 @@ class Adapters:
             return self._adapters[name]
         except KeyError:
             loaded = ", ".join(sorted(self._adapters)) or "none"
-            raise UnsupportedByModelError(f"no adapter {name!r} is loaded; loaded: {loaded}") from None
+            raise UnsupportedByModelError(
+                f"no adapter {name!r} is loaded; loaded: {loaded}"
+            ) from None
 
     def resolve(self, uses: Sequence[AdapterUse]) -> AdapterSet:
         """The set for a request; the same adapters at the same scales are the same set.
