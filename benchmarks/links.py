@@ -12,11 +12,10 @@ from typing import TypeVar
 
 from benchmarks import tcp
 from benchmarks.result import Result
-from netctl import execute
-from netctl.backends import BACKENDS, LinkSpec
+from netctl.backends import BACKENDS, LinkSpec, execute
 from netctl.backends.base import AIR_NAMESPACE, LinkPlan, namespace_commands
-from netctl.capabilities import probe
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends.capabilities import probe
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.measure.prober import Path as ProbePath
 from netctl.measure.prober import measure_directions
 from testbed.sandbox import run_in_sandbox

@@ -15,7 +15,7 @@ from rich.table import Table
 from airloom.errors import AirloomError, ConfigurationError
 from airloom.settings_file import load_yaml
 from netctl.backends import choose
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 from testbed.certificates import issue, make_authority, make_curve_keys
 from testbed.report.page import write_report
 from testbed.runner.plan import RunPlan, describe, plan_run, predicted_ask_ms

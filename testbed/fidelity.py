@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airloom.units import format_rate
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
 from netctl.measure.statistics import clustered
 
 RATE_TOLERANCE = 0.05

@@ -10,7 +10,8 @@ from airloom.settings_file import Settings
 from collaboration.questions.question import DOMAINS, LEVELS, Domain
 from collaboration.routing import RoutingSettings
 from device_agent.config import ModelSettings
-from netctl.settings import Duration, LinkSettings
+from netctl.conditions.settings import Duration
+from netctl.traces.course import LinkSettings
 
 
 class DeviceEntry(Settings):

@@ -21,7 +21,7 @@ from benchmarks.netctl import synthetic_trace
 from benchmarks.netctl.conditions_table import CONDITIONS, REFUSED_BY
 from benchmarks.result import Result
 from netctl.backends import BACKENDS
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 
 _ROOT = Path(__file__).parents[2]
 _TRACE_S = 60

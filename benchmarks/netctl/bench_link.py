@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airloom.errors import LinkError
-from netctl import execute
-from netctl.backends import BACKENDS, LinkSpec
+from netctl.backends import BACKENDS, LinkSpec, execute
 from netctl.backends.base import AIR_NAMESPACE, namespace_commands
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 
 DEVICE, CLOUD = ("board", "10.9.0.2"), ("cloud", "10.9.0.1")
 """Namespace and address of both ends."""

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks import tcp
 from benchmarks.netctl.bench_link import CLOUD, DEVICE, bench_link, make_namespaces
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.linux import minimise_timer_slack, network_namespace
 from testbed.sandbox import run_in_sandbox
 

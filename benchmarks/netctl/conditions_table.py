@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from netctl.conditions import DirectionConditions
-from netctl.jitter import DelayTable
-from netctl.loss import FourState, GilbertElliott
+from netctl.conditions.jitter import DelayTable
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.loss import FourState, GilbertElliott
 
 C = DirectionConditions
 _LOGNORMAL = DelayTable.from_samples([2 * 1.6 ** ((i % 97) / 20 - 2.4) for i in range(970)])

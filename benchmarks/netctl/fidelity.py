@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.netctl.bench_link import CLOUD, DEVICE, bench_link, make_namespaces
 from benchmarks.netctl.conditions_table import CONDITIONS, REFUSED_BY
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.measure.certificate import certify
 from netctl.measure.prober import Path as ProbePath
 from netctl.measure.prober import measure_directions

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from netctl import execute
+from netctl.backends import execute
 from netctl.linux import network_namespace
 from testbed.sandbox import run_in_sandbox
 

@@ -18,10 +18,10 @@ from benchmarks.netctl.bench_link import (
 )
 from benchmarks.netctl.saturation import saturated
 from netctl.backends.base import AIR_NAMESPACE
-from netctl.conditions import DirectionConditions
-from netctl.kernel import tree
-from netctl.kernel.netlink import Netlink
-from netctl.replay import replay_opportunities
+from netctl.backends.kernel import send, tree
+from netctl.backends.kernel.netlink import Netlink
+from netctl.conditions.link import DirectionConditions
+from netctl.interface.replay import replay_opportunities
 from netctl.traces.files import read_opportunities
 from netctl.traces.trace import OpportunityTrace
 from testbed.sandbox import run_in_sandbox
@@ -74,8 +74,8 @@ def on_netem(path: Path, duration_s: float) -> ReplayError:
     planned = tree.tree(asked, varying=True)
     with bench_link("netem", one_way(DirectionConditions())):
         with Netlink(AIR_NAMESPACE) as netlink:
-            tree.remove(netlink, interface)
-            tree.install(netlink, interface, planned)
+            send.remove(netlink, interface)
+            send.install(netlink, interface, planned)
         with saturated(DEVICE, CLOUD, _offered_bps(trace)) as received:
             begin_s = time.monotonic() + 0.5
             report = replay_opportunities(

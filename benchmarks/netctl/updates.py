@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from netctl import execute
-from netctl.kernel import netlink as nl
-from netctl.kernel import qdiscs, tree
-from netctl.kernel.netlink import Netlink, TrafficControl
+from netctl.backends import execute
+from netctl.backends.kernel import handles, qdiscs, send, tree
+from netctl.backends.kernel import netlink as nl
+from netctl.backends.kernel.netlink import Netlink, TrafficControl
+from netctl.interface.replay import sleep_until
 from netctl.linux import minimise_timer_slack, prefer_in_real_time, processors_awake
-from netctl.replay import sleep_until
 from testbed.sandbox import run_in_sandbox
 
 _INTERFACE = "shaped"
@@ -31,10 +31,10 @@ def _make() -> None:
     execute.run(("ip", "link", "set", _INTERFACE, "up"))
     with Netlink() as netlink:
         index = netlink.index(_INTERFACE)
-        root = TrafficControl(index, tree.METER, 0xFFFFFFFF, 0, "htb", qdiscs.htb_root(1))
+        root = TrafficControl(index, handles.METER, 0xFFFFFFFF, 0, "htb", qdiscs.htb_root(1))
         netlink.request(nl.RTM_NEWQDISC, root, nl.NLM_F_CREATE | nl.NLM_F_EXCL)
         rate = tree.htb_class(10e6, 1500)
-        one = TrafficControl(index, tree.CLASS, tree.METER, 0, "htb", rate.encode())
+        one = TrafficControl(index, handles.CLASS, handles.METER, 0, "htb", rate.encode())
         netlink.request(nl.RTM_NEWTCLASS, one, nl.NLM_F_CREATE)
 
 
@@ -79,7 +79,7 @@ def measure() -> dict[str, float]:
 
         def by_pyroute2(rate_bps: int) -> None:
             route.tc(
-                "change-class", "htb", index, tree.CLASS, parent=tree.METER,
+                "change-class", "htb", index, handles.CLASS, parent=handles.METER,
                 rate=f"{rate_bps}bit", burst=4096, quantum=3028,
             )  # fmt: skip
 
@@ -88,7 +88,7 @@ def measure() -> dict[str, float]:
         index = netlink.index(_INTERFACE)
 
         def ours(rate_bps: int) -> None:
-            tree.change_rate(netlink, index, tree.htb_class(rate_bps, 1500))
+            send.change_rate(netlink, index, tree.htb_class(rate_bps, 1500))
 
         found["ours"] = _median_ms(ours, _CHANGES)
         minimise_timer_slack()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from airloom.errors import UnsupportedConditionError
 from netctl.backends.base import LinkBackend, LinkPlan, LinkSpec
+from netctl.backends.capabilities import Capabilities
 from netctl.backends.netem import NetemBackend
 from netctl.backends.userspace import UserspaceBackend
-from netctl.capabilities import Capabilities
 
 BACKENDS: dict[str, LinkBackend] = {
     backend.name: backend

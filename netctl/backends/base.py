@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from netctl.capabilities import Capabilities
-from netctl.conditions import LinkConditions
+from netctl.backends.capabilities import Capabilities
+from netctl.conditions.link import LinkConditions
 
 Command = tuple[str, ...]
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
-from netctl.capabilities import Capabilities
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends.capabilities import Capabilities
+from netctl.backends.kernel.read_back import differences
+from netctl.backends.kernel.tree import Tree, metered, tree
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.json_data import from_python, to_json
-from netctl.kernel.tree import Tree, differences, metered, tree
 
 
 class NetemBackend:

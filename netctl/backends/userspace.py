@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from airloom.errors import UnsupportedConditionError
 from netctl.backends.base import AIR_NAMESPACE, Command, LinkPlan, LinkSpec, veth_commands
-from netctl.capabilities import Capabilities
-from netctl.conditions import LinkConditions
+from netctl.backends.capabilities import Capabilities
+from netctl.conditions.link import LinkConditions
 from netctl.json_data import to_json
 
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from airloom.errors import ConfigurationError
 from airloom.units import parse_time_ms
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends.kernel.filters import Exemption
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.json_data import from_json
-from netctl.kernel.filters import Exemption
 
 Value = TypeVar("Value")
 
@@ -67,8 +67,8 @@ def add_link(command: argparse.ArgumentParser) -> None:
 def link_of(arguments: argparse.Namespace) -> LinkConditions:
     """The link that a command was told."""
     from airloom.settings_file import load_yaml
-    from netctl.profiles import profile
-    from netctl.settings import LinkSettings
+    from netctl.conditions.profiles import profile
+    from netctl.traces.course import LinkSettings
 
     if arguments.profile is not None:
         return profile(arguments.profile).conditions

@@ -9,10 +9,10 @@ from typing import Any
 
 from airloom.units import format_rate
 from netctl.backends import LinkSpec, choose
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 from netctl.cli.arguments import add_link, link_of, show
-from netctl.conditions import DirectionConditions
-from netctl.lint import Finding, lint
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.lint import Finding, lint
 from netctl.traces.files import read_trace, write_opportunities
 from netctl.traces.plot import sparkline, svg
 from netctl.traces.trace import OpportunityTrace
@@ -26,7 +26,7 @@ def _summary(c: DirectionConditions) -> str:
 
 
 def _profiles(arguments: argparse.Namespace) -> None:
-    from netctl.profiles import profiles
+    from netctl.conditions.profiles import profiles
 
     rows, lines = [], []
     for one in profiles().values():

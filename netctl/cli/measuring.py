@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from netctl.backends import BACKENDS
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 from netctl.cli.arguments import add_link, json_conditions, link_of, place, reading, show
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.measure.certificate import certify
 from netctl.measure.crafted import judge_crossing
 from netctl.measure.crosscheck import cross_check

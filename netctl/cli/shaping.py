@@ -14,8 +14,12 @@ from typing import Any
 
 from airloom.errors import ConfigurationError
 from airloom.units import parse_fraction, parse_rate_bps, parse_time_ms
-from netctl import execute
-from netctl.classes import SharedLink
+from netctl.backends import execute
+from netctl.backends.kernel import read_back, tree
+from netctl.backends.kernel.filters import Exemption
+from netctl.backends.kernel.netlink import Netlink
+from netctl.backends.userspace_link.forwarder import Forwarder, stop_on_signals
+from netctl.backends.userspace_link.ports import open_port
 from netctl.cli.arguments import (
     add_duration,
     add_lease,
@@ -26,26 +30,22 @@ from netctl.cli.arguments import (
     show,
     time_of_day,
 )
-from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.hold import hold
-from netctl.kernel import tree
-from netctl.kernel.filters import Exemption
-from netctl.kernel.netlink import Netlink
-from netctl.lease import RENEWALS, leases, restore
+from netctl.conditions.classes import SharedLink
+from netctl.conditions.link import DirectionConditions, LinkConditions
+from netctl.interface.hold import hold
+from netctl.interface.lease import RENEWALS, leases, restore
+from netctl.interface.replay import Watch, replay_conditions, replay_opportunities
+from netctl.interface.shape import netem_here, shape, taken
 from netctl.linux import die_with_parent
-from netctl.replay import Watch, replay_conditions, replay_opportunities
-from netctl.shape import netem_here, shape, taken
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
-from netctl.userspace.forwarder import Forwarder, stop_on_signals
-from netctl.userspace.ports import open_port
 
 
 def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
     """A direction by a profile, changed by what was given besides it."""
     base = DirectionConditions()
     if arguments.profile is not None:
-        from netctl.profiles import profile
+        from netctl.conditions.profiles import profile
 
         conditions = profile(arguments.profile).conditions
         base = conditions.uplink if arguments.way == "uplink" else conditions.downlink
@@ -70,7 +70,7 @@ def timeline_of(
     """What a profile is from each time on, in its present way."""
     if arguments.profile is None:
         return [], None
-    from netctl.profiles import profile
+    from netctl.conditions.profiles import profile
 
     found = profile(arguments.profile)
     return (
@@ -83,7 +83,7 @@ def _classes(file: Path | None) -> SharedLink | None:
     if file is None:
         return None
     from airloom.settings_file import load_yaml
-    from netctl.settings import SharedLinkSettings
+    from netctl.conditions.settings import SharedLinkSettings
 
     return load_yaml(file, SharedLinkSettings).link()
 
@@ -150,7 +150,7 @@ def _replay(arguments: argparse.Namespace) -> None:
 
         def look(present: tree.Tree) -> None:
             lease.renew()
-            tree.check(netlink, shaped, present)
+            read_back.check(netlink, shaped, present)
 
         watch = Watch(lease_s / RENEWALS, look)
         begin_s = time.monotonic() + 0.05
@@ -180,8 +180,8 @@ def _replay(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     namespace, interface = place(arguments.interface)
     with Netlink(namespace) as netlink:
-        shown = tree.read_back(netlink, interface)
-        foreign = tree.foreign_root(netlink, interface)
+        shown = read_back.read_back(netlink, interface)
+        foreign = read_back.foreign_root(netlink, interface)
     lease = next(
         (one for one in leases() if (one.interface, one.kind) == (interface, "leaving")), None
     )
@@ -195,7 +195,7 @@ def _show(arguments: argparse.Namespace) -> None:
         text = f"{arguments.interface} carries nothing of netctl's"
         text += f"; somebody else's {foreign}" if foreign else ""
     else:
-        text = f"{arguments.interface}: {tree.describe(shown)}"
+        text = f"{arguments.interface}: {read_back.describe(shown)}"
         if lease is not None:
             text += f"\n  leased by process {lease.pid}, {'held' if lease.held else 'lapsed'}"
     show(value, text, arguments)

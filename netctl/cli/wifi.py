@@ -9,8 +9,8 @@ from typing import Any
 from airloom.errors import ConfigurationError
 from airloom.units import format_rate, parse_dbm, parse_frequency_mhz, parse_rate_bps
 from netctl.cli.arguments import add_duration, add_lease, reading, show
-from netctl.limit import limit
-from netctl.wifi import Peer, Radio, RadioLimits, WiFi
+from netctl.interface.limit import limit
+from netctl.interface.wifi import Peer, Radio, RadioLimits, WiFi
 
 
 def _mcs(text: str) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ import grpc
 
 from airloom.errors import ConfigurationError, LinkError, UnreachableError
 from airloom.security import TransportSecurity, open_channel
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
 from netctl.daemon.messages import to_message
-from netctl.lease import RENEWALS
+from netctl.interface.lease import RENEWALS
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
 
 _CLOCK_READINGS = 8

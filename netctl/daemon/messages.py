@@ -10,9 +10,9 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.loss import FourState, GilbertElliott
 from netctl.json_data import from_python
-from netctl.loss import FourState, GilbertElliott
 from protos.airloom.v1 import link_pb2
 
 

@@ -22,12 +22,12 @@ from airloom.errors import AirloomError, ConfigurationError, LinkError
 from airloom.grpc_server import GrpcServer
 from airloom.grpc_status import grpc_status
 from airloom.signals import until_signalled
+from netctl.backends.kernel import read_back
+from netctl.backends.kernel.filters import Exemption
+from netctl.backends.kernel.netlink import Netlink
 from netctl.daemon.messages import from_message
 from netctl.daemon.settings import DaemonSettings
-from netctl.kernel import tree
-from netctl.kernel.filters import Exemption
-from netctl.kernel.netlink import Netlink
-from netctl.lease import leases, restore
+from netctl.interface.lease import leases, restore
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
 
 _PATIENCE_S = 30.0
@@ -176,11 +176,13 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
         def read() -> board_pb2.ShowInterfaceResponse:
             self._check(request.interface)
             with Netlink() as netlink:
-                shown = tree.read_back(netlink, request.interface)
-                foreign = tree.foreign_root(netlink, request.interface)
+                shown = read_back.read_back(netlink, request.interface)
+                foreign = read_back.foreign_root(netlink, request.interface)
             held = any(one.held for one in leases() if one.interface == request.interface)
             return board_pb2.ShowInterfaceResponse(
-                tree="" if shown is None else tree.describe(shown), foreign=foreign or "", held=held
+                tree="" if shown is None else read_back.describe(shown),
+                foreign=foreign or "",
+                held=held,
             )
 
         return await _answered(asyncio.to_thread(read), context)

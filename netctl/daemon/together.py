@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from airloom.errors import LinkError
 from airloom.security import TransportSecurity
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.timeline import moments
 from netctl.daemon.client import Board, Change, ClockOffset, HeldInterface
-from netctl.timeline import moments
 
 LEAD_S = 1.0
 """A change is sent so long before its moment: longer than any control link's delay."""
@@ -82,7 +82,7 @@ async def shape_together(
 ) -> None:
     """Shape interfaces of several boards alike until cancelled or the time is over; then restore.
 
-    `timeline` and `period_ms` are as for `netctl.shape.shape`, counted from the first change.
+    `timeline` and `period_ms` are as for `netctl.interface.shape.shape`, counted from the first change.
 
     Raises:
         LinkError: one of them cannot be had or was lost; all are restored.

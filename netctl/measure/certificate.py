@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.measure.prober import DirectionMeasurement
 from netctl.measure.statistics import Estimate, clustered
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from airloom.errors import LinkError
-from netctl.conditions import LinkConditions
+from netctl.conditions.link import LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.certificate import Verdict
 from netctl.measure.prober import End

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airloom.errors import LinkError
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.certificate import Verdict, delay_verdict, loss_verdict, rate_agrees
 from netctl.measure.prober import End

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from airloom.errors import LinkError
 from airloom.units import format_rate
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
 from netctl.measure.statistics import Z_95, Estimate, mean_interval, median_interval, wilson
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
 from netctl.radio.mobility import Mobility, Position
 from netctl.radio.propagation import LogDistance, RicianFading, Shadowing, noise_dbm
 from netctl.radio.rates import Rate, RateTable

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from airloom.settings_file import Settings
 from airloom.units import parse_dbm, parse_frequency_mhz, parse_speed_m_per_s
+from netctl.conditions.settings import Duration, Rate, with_unit
 from netctl.radio.cell import Cell, RadioState, Station, conditions, share_airtime
 from netctl.radio.mobility import Mobility, Position, Recorded, Static, random_waypoint, waypoints
 from netctl.radio.propagation import LogDistance
 from netctl.radio.rates import Cellular, RateTable, WiFi
-from netctl.settings import Duration, Rate, with_unit
 from netctl.traces.trace import ConditionStep, ConditionTrace
 
 Power = Annotated[float, with_unit(parse_dbm)]

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 
 OPPORTUNITY_BYTES = 1500
 _OPPORTUNITY_FRAME_BITS = (OPPORTUNITY_BYTES + FRAME_HEADER_BYTES) * 8

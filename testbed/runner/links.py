@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from airloom.errors import LinkError
-from netctl import execute
-from netctl.backends import BACKENDS
+from netctl.backends import BACKENDS, execute
 from netctl.backends.base import Command
-from netctl.conditions import LinkConditions
-from netctl.timeline import moments
+from netctl.conditions.link import LinkConditions
+from netctl.conditions.timeline import moments
 from testbed.records import EventLog
 from testbed.runner.plan import BoardPlan, RunPlan
 

@@ -9,7 +9,7 @@ from typing import Any
 from collaboration.questions import Question, held_out
 from netctl.backends import LinkBackend, LinkPlan, LinkSpec
 from netctl.backends.base import AIR_NAMESPACE, Command, namespace_commands
-from netctl.conditions import LinkConditions
+from netctl.conditions.link import LinkConditions
 from testbed.scenario import DeviceEntry, Scenario
 
 CLOUD = "cloud"

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from netctl import execute
-from netctl.backends import BACKENDS, LinkSpec
+from netctl.backends import BACKENDS, LinkSpec, execute
 from netctl.backends.base import AIR_NAMESPACE, namespace_commands
-from netctl.conditions import LinkConditions
+from netctl.conditions.link import LinkConditions
 from testbed.runner import links
 from testbed.runner.plan import BoardPlan
 from testbed.sandbox import run_in_sandbox

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 from testbed.sandbox import run_in_sandbox
 
 INTERFACE = "wlan9"

@@ -32,10 +32,10 @@ from shaping import (
 
 from airloom.errors import ConfigurationError, LinkError, UnreachableError
 from airloom.security import TransportSecurity
-from netctl.conditions import DirectionConditions
+from netctl.backends.kernel import read_back
+from netctl.backends.kernel.netlink import Netlink
+from netctl.conditions.link import DirectionConditions
 from netctl.daemon.client import Board
-from netctl.kernel import tree
-from netctl.kernel.netlink import Netlink
 
 PLAINTEXT = TransportSecurity(plaintext=True)
 PORTS = {INTERFACE: 50071, "wlan8": 50072}
@@ -71,7 +71,7 @@ def daemons(interfaces: Sequence[str] = tuple(PORTS)) -> Iterator[list[subproces
 def rate_bps(interface: str) -> float | None:
     """What the meter lets through; None where there is none."""
     with Netlink() as netlink:
-        shown = tree.read_back(netlink, interface)
+        shown = read_back.read_back(netlink, interface)
     return None if shown is None or shown.rate is None else 8 * shown.rate.rate_bytes_per_s
 
 

@@ -33,10 +33,9 @@ from shaping import (
     with_netem,
 )
 
-from netctl import execute
-from netctl.backends import BACKENDS
+from netctl.backends import BACKENDS, execute
 from netctl.backends.base import LinkSpec, namespace_commands
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
 from testbed.sandbox import run_in_sandbox
 

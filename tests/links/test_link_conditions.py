@@ -18,10 +18,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, measured_link, on_link
 
-from netctl import execute
-from netctl.backends import BACKENDS
-from netctl.capabilities import probe
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends import BACKENDS, execute
+from netctl.backends.capabilities import probe
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
 from netctl.measure.statistics import wilson
 from testbed.fidelity import DELAY_TOLERANCE_MS, RATE_TOLERANCE

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, DEVICE, on_link
 
 from netctl.backends import BACKENDS
-from netctl.capabilities import probe
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends.capabilities import probe
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.measure.crafted import Crossing, cross, judge_crossing, packets
 
 CAPABILITIES = probe()

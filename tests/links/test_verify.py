@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, DEVICE, on_link
 
 from netctl.backends import BACKENDS
-from netctl.capabilities import probe
-from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.loss import GilbertElliott
+from netctl.backends.capabilities import probe
+from netctl.conditions.link import DirectionConditions, LinkConditions
+from netctl.conditions.loss import GilbertElliott
 
 WORKING = [name for name, backend in BACKENDS.items() if backend.missing(probe()) is None]
 LINK = LinkConditions(

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from shaping import PATIENCE_S, netctl, tc, wait_until
 
 from airloom.errors import LinkError
-from netctl.kernel.generic_netlink import GenericNetlink
-from netctl.kernel.netlink import attribute
-from netctl.wifi import RadioLimits, WiFi
+from netctl.backends.kernel.generic_netlink import GenericNetlink
+from netctl.backends.kernel.netlink import attribute
+from netctl.interface.wifi import RadioLimits, WiFi
 
 RADIOS = sorted(path.name for path in Path("/sys/class/mac80211_hwsim").glob("hwsim*/net/*"))
 with_radios = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import user_mode_kernel
-from netctl.capabilities import probe
+from netctl.backends.capabilities import probe
 
 ROOT = Path(__file__).parents[2]
 

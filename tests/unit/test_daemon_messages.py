@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airloom.errors import ConfigurationError, LinkError
-from netctl.conditions import DirectionConditions, Slots
+from netctl.conditions.jitter import DelayTable
+from netctl.conditions.link import DirectionConditions, Slots
+from netctl.conditions.loss import FourState, GilbertElliott
 from netctl.daemon.client import Change, ClockOffset
 from netctl.daemon.messages import from_message, to_message
 from netctl.daemon.together import Place, common_change
-from netctl.jitter import DelayTable
-from netctl.loss import FourState, GilbertElliott
 from protos.airloom.v1 import link_pb2
 
 chances = st.floats(0, 1)

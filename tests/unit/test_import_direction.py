@@ -18,6 +18,16 @@ ALLOWED = {
     "learning": {"protos", "airloom", "collaboration", "device_agent", "cloud_agent"},
 }
 ALLOWED["testbed"] = {*ALLOWED}
+ROOMS = {
+    "conditions": set(),
+    "traces": {"conditions"},
+    "radio": {"conditions", "traces"},
+    "measure": {"conditions"},
+    "backends": {"conditions", "traces"},
+    "interface": {"conditions", "traces", "backends"},
+    "daemon": {"conditions", "backends", "interface"},
+}
+"""Of netctl, each with the rooms that it may import; the command line may import all."""
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -37,6 +47,21 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_netctl_imports_only_what_stands_below_it(room: str) -> None:
+    for path in (ROOT / "netctl" / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("netctl."):
+                other = (node.module or "").split(".")[1]
+                allowed = {*ROOMS[room], room, "linux", "json_data"}
+                assert other in allowed, f"{path.relative_to(ROOT)} imports netctl.{other}"
+
+
+def test_every_module_of_netctl_is_in_a_room() -> None:
+    top = {path.stem for path in (ROOT / "netctl").glob("*.py")}
+    assert top == {"__init__", "linux", "json_data"}
+
+
 def test_only_learning_imports_torch() -> None:
     for package in ALLOWED.keys() - {"learning"}:
         for path in (ROOT / package).rglob("*.py"):
@@ -49,3 +74,23 @@ def test_a_boards_programs_load_without_the_extras(program: str) -> None:
     code = f"import sys; import {program}; print([m for m in {extras} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["profiles", "lint --profile lte-good", "plan --profile lte-good --backend userspace-packet",
+     "shape --help", "serve --help", "verify --help"],
+)  # fmt: skip
+def test_netctl_works_where_only_what_pip_installs_without_extras_is(command: str) -> None:
+    extras = (
+        "llama_cpp", "numpy", "fastapi", "httptools", "uvicorn", "jinja2", "prometheus_client",
+        "zmq", "openai", "opentelemetry.sdk", "torch", "matplotlib", "rich", "scapy", "cryptography",
+    )  # fmt: skip
+    code = (
+        # A module that is None in sys.modules cannot be imported.
+        f"import sys; sys.modules.update(dict.fromkeys({extras}))\n"
+        "import netctl.daemon.server, netctl.measure.certificate, netctl.interface.hold\n"
+        f"from netctl.cli import main; main({command.split()})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

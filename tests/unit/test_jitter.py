@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netctl.jitter import TABLE_SCALE, DelayTable, moments, table, table_steps
+from netctl.conditions.jitter import TABLE_SCALE, DelayTable, moments, table, table_steps
 
 
 def test_named_tables_have_the_moments_of_iproute2s() -> None:

@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 from airloom.errors import ConfigurationError, UnsupportedConditionError
 from netctl.backends import BACKENDS, LinkBackend
 from netctl.backends.base import LinkSpec
-from netctl.backends.netem import NetemBackend
-from netctl.classes import Match, SharedLink, TrafficClass
-from netctl.conditions import DirectionConditions, LinkConditions, Slots
-from netctl.json_data import from_json, to_json
-from netctl.kernel.filters import (
+from netctl.backends.kernel.filters import (
     Exemption,
     Filter,
     exempting_filters,
     matching_filters,
     shown_exemptions,
 )
-from netctl.kernel.qdiscs import HtbClass, Netem
-from netctl.kernel.tree import Tree, differences, shared_tree, tree
-from netctl.loss import FourState, GilbertElliott
+from netctl.backends.kernel.qdiscs import HtbClass, Netem
+from netctl.backends.kernel.read_back import differences
+from netctl.backends.kernel.tree import Tree, shared_tree, tree
+from netctl.backends.netem import NetemBackend
+from netctl.conditions.classes import Match, SharedLink, TrafficClass
+from netctl.conditions.link import DirectionConditions, LinkConditions, Slots
+from netctl.conditions.loss import FourState, GilbertElliott
+from netctl.json_data import from_json, to_json
 
 chances = st.integers(0, 1000).map(lambda n: n / 1000)
 models = st.one_of(

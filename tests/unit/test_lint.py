@@ -2,9 +2,9 @@
 
 import pytest
 
-from netctl.conditions import DirectionConditions, LinkConditions
-from netctl.lint import lint
-from netctl.profiles import profile
+from netctl.conditions.link import DirectionConditions, LinkConditions
+from netctl.conditions.lint import lint
+from netctl.conditions.profiles import profile
 
 C = DirectionConditions
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netctl.loss import FourState, GilbertElliott, LossModel
+from netctl.conditions.loss import FourState, GilbertElliott, LossModel
 
 chances = st.floats(0.01, 1)
 

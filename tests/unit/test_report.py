@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from netctl.conditions import DirectionConditions
-from netctl.loss import GilbertElliott
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.loss import GilbertElliott
 from testbed.fidelity import check_direction
 from testbed.records import EventLog, read_events, write_atomically
 from testbed.report.summary import against_cards, device_alone, rows_by, summary

@@ -7,7 +7,7 @@ import pytest
 from airloom.errors import ConfigurationError
 from airloom.settings_file import load_yaml
 from netctl.radio.scene import Scene, traces
-from netctl.settings import LinkSettings
+from netctl.traces.course import LinkSettings
 from netctl.traces.files import read_steps, write_steps
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, Slots
-from netctl.jitter import Distribution
-from netctl.userspace.forwarder import flip_bit
-from netctl.userspace.shaper import Counters, DirectionShaper
+from netctl.backends.userspace_link.forwarder import flip_bit
+from netctl.backends.userspace_link.shaper import Counters, DirectionShaper
+from netctl.conditions.jitter import Distribution
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions, Slots
 
 conditions = st.builds(
     lambda rate, delay, jitter, loss: DirectionConditions(rate, delay, delay * jitter, loss),

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airloom.errors import UnsupportedConditionError
-from netctl.classes import Match, SharedLink, TrafficClass
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
-from netctl.kernel.filters import Filter, matching_filters
-from netctl.userspace.classify import classifier, flow_of, predicate
-from netctl.userspace.shared import SharedShaper
+from netctl.backends.kernel.filters import Filter, matching_filters
+from netctl.backends.userspace_link.classify import classifier, flow_of, predicate
+from netctl.backends.userspace_link.shared import SharedShaper
+from netctl.conditions.classes import Match, SharedLink, TrafficClass
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 
 few = st.sampled_from([0x0A000001, 0x0A000002, 0x0A000101, 0xC0A80001])
 few6 = st.sampled_from([bytes(15) + b"\1", b"\xfd" + bytes(14) + b"\1", b"\xfd" + bytes(15)])

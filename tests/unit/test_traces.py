@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airloom.errors import ConfigurationError
-from netctl.conditions import DirectionConditions
-from netctl.replay import interpolation, laps
+from netctl.backends.userspace_link.service import Opportunities
+from netctl.backends.userspace_link.shaper import DirectionShaper
+from netctl.conditions.link import DirectionConditions
+from netctl.interface.replay import interpolation, laps
 from netctl.traces.files import read_opportunities, read_steps
 from netctl.traces.trace import (
     OPPORTUNITY_BYTES,
@@ -18,8 +20,6 @@ from netctl.traces.trace import (
     OpportunityTrace,
     rate_steps,
 )
-from netctl.userspace.service import Opportunities
-from netctl.userspace.shaper import DirectionShaper
 
 traces = (
     st.lists(st.integers(0, 200), min_size=1, max_size=60)

@@ -11,8 +11,8 @@ from pydantic import Field, TypeAdapter
 
 from airloom.errors import ConfigurationError
 from airloom.settings_file import Settings
-from netctl.conditions import LinkConditions
-from netctl.settings import Basis, DirectionSettings, Duration, MomentSettings
+from netctl.conditions.link import LinkConditions
+from netctl.conditions.settings import Basis, DirectionSettings, Duration, MomentSettings
 
 
 class _Entry(Settings):
@@ -40,7 +40,7 @@ class Profile:
 @cache
 def profiles() -> dict[str, Profile]:
     """All of them, by name."""
-    text = (files("netctl.profiles") / "library.yaml").read_text(encoding="utf-8")
+    text = (files("netctl.conditions") / "library.yaml").read_text(encoding="utf-8")
     entries = TypeAdapter(dict[str, _Entry]).validate_python(yaml.safe_load(text))
     found = {}
     for name, entry in entries.items():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from airloom.errors import ConfigurationError
-from airloom.settings_file import FilePath, Settings
+from airloom.settings_file import Settings
 from airloom.units import parse_bytes, parse_fraction, parse_rate_bps, parse_time_ms
-from netctl.classes import MOST_CLASSES, Match, Protocol, SharedLink, TrafficClass
-from netctl.conditions import DirectionConditions, LinkConditions, QueueDiscipline, Slots
-from netctl.jitter import DelayTable, Distribution
-from netctl.loss import FourState, GilbertElliott
+from netctl.conditions.classes import MOST_CLASSES, Match, Protocol, SharedLink, TrafficClass
+from netctl.conditions.jitter import DelayTable, Distribution
+from netctl.conditions.link import DirectionConditions, LinkConditions, QueueDiscipline, Slots
+from netctl.conditions.loss import FourState, GilbertElliott
 
 
 def with_unit(parse: Any) -> BeforeValidator:
@@ -189,91 +187,6 @@ class MomentSettings(Settings):
     def of(self, link: LinkConditions) -> LinkConditions:
         """Both directions at this moment."""
         return LinkConditions(self.on(link.uplink), self.on(link.downlink))
-
-
-@dataclass(frozen=True, slots=True)
-class LinkCourse:
-    """A link's first conditions, and what holds from so many milliseconds on."""
-
-    first: LinkConditions
-    timeline: tuple[tuple[float, LinkConditions], ...] = ()
-    period_ms: float | None = None
-    """After which the timeline begins again."""
-
-
-class LinkSettings(Settings):
-    """Both directions of a device's link; up is from the device to the cloud."""
-
-    kind: str = Field("link", description="what it stands for, such as Wi-Fi; shown in the report")
-    profile: str | None = Field(
-        None, description="one of `netctl profiles`, in place of directions"
-    )
-    uplink: DirectionSettings | None = None
-    downlink: DirectionSettings | None = None
-    timeline: list[MomentSettings] = Field(
-        default_factory=list, description="what changes later: `{at: 5 s, up: false}`"
-    )
-    period: Duration | None = Field(None, description="the timeline begins again after so long")
-    trace: FilePath | None = Field(
-        None, description="a CSV of time, rate, delay and loss in place of a timeline"
-    )
-
-    @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> LinkSettings:
-        if self.profile is not None:
-            if self.uplink or self.downlink or self.timeline or self.period or self.trace:
-                raise ValueError("a profile stands in place of uplink, downlink and timeline")
-        elif self.uplink is None or self.downlink is None:
-            raise ValueError("a link needs uplink and downlink, or a profile")
-        if self.trace is not None and (self.timeline or self.period is not None):
-            raise ValueError("a trace stands in place of timeline and period")
-        times_ms = [moment.at for moment in self.timeline]
-        if times_ms != sorted(set(times_ms)):
-            raise ValueError("a timeline's moments come one after another")
-        if self.period is not None and (not times_ms or self.period <= times_ms[-1]):
-            raise ValueError("a period is longer than its timeline")
-        self.course()
-        return self
-
-    def course(self) -> LinkCourse:
-        """Conditions in SI units, and how they change; ValueError for what no link can be."""
-        if self.profile is not None:
-            from netctl.profiles import profile
-
-            try:
-                found = profile(self.profile)
-            except ConfigurationError as error:
-                raise ValueError(str(error)) from error
-            return LinkCourse(found.conditions, found.timeline, found.period_ms)
-        assert self.uplink is not None
-        assert self.downlink is not None
-        first = LinkConditions(self.uplink.conditions(), self.downlink.conditions())
-        if self.trace is not None:
-            return _traced(first, self.trace)
-        timeline = tuple((moment.at, moment.of(first)) for moment in self.timeline)
-        return LinkCourse(first, timeline, self.period)
-
-    def conditions(self) -> LinkConditions:
-        """Both directions in SI units, as they are at first."""
-        return self.course().first
-
-
-def _traced(first: LinkConditions, file: Path) -> LinkCourse:
-    """Both ways as a table says; what it does not say is as it was at first."""
-    from netctl.traces.files import read_steps
-
-    trace = read_steps(file)
-    timeline = tuple(
-        (step.start_ms, LinkConditions(step.on(first.uplink), step.on(first.downlink)))
-        for step in trace.steps
-    )
-    if not (timeline[0][1].uplink.up and timeline[0][1].downlink.up):
-        raise ConfigurationError(
-            "it begins with a dead zone, in which the link cannot be measured", source=file
-        )
-    # The first step is there from the beginning, and comes again after the last.
-    again = (trace.period_ms, timeline[0][1])
-    return LinkCourse(timeline[0][1], (*timeline[1:], again), trace.period_ms)
 
 
 class MatchSettings(Settings):

@@ -11,10 +11,10 @@ from typing import Any
 
 from airloom.errors import LinkError
 from netctl.backends.base import Command, LinkPlan
+from netctl.backends.kernel import read_back, send, tree
+from netctl.backends.kernel.netlink import Netlink
+from netctl.backends.offloads import switch_off
 from netctl.json_data import from_json, to_json
-from netctl.kernel import tree
-from netctl.kernel.netlink import Netlink
-from netctl.offloads import switch_off
 
 _TIMEOUT_S = 20.0
 
@@ -44,10 +44,10 @@ def _offloads(_: Command, interface: str, namespace: str | None) -> str:
 def _tree(command: Command, interface: str, namespace: str | None) -> str:
     with Netlink(namespace) as netlink:
         if command[2] == "show":
-            shown = tree.read_back(netlink, interface)
+            shown = read_back.read_back(netlink, interface)
             return "null" if shown is None else to_json(shown)
         planned = from_json(tree.Tree, command[4])
-        act = tree.install if command[2] == "install" else tree.change
+        act = send.install if command[2] == "install" else send.change
         act(netlink, interface, planned)
         return ""
 

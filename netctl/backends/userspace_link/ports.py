@@ -9,7 +9,7 @@ import struct
 from typing import Protocol
 
 from airloom.errors import LinkError
-from netctl.conditions import FRAME_HEADER_BYTES
+from netctl.conditions.link import FRAME_HEADER_BYTES
 from netctl.linux import network_namespace
 
 _TUNSETIFF = 0x400454CA

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
-from netctl.jitter import TABLE_SCALE, DelayTable, table, table_steps
-from netctl.userspace.codel import CoDel
-from netctl.userspace.service import ConstantRate, Service, Unlimited
+from netctl.backends.userspace_link.codel import CoDel
+from netctl.backends.userspace_link.service import ConstantRate, Service, Unlimited
+from netctl.conditions.jitter import TABLE_SCALE, DelayTable, table, table_steps
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 
 Packet = TypeVar("Packet")
 _NORMAL = statistics.NormalDist()

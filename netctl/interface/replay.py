@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from netctl.conditions import DirectionConditions
-from netctl.kernel import tree
-from netctl.kernel.filters import Exemption
-from netctl.kernel.netlink import Netlink
+from netctl.backends.kernel import send, tree
+from netctl.backends.kernel.filters import Exemption
+from netctl.backends.kernel.netlink import Netlink
+from netctl.conditions.link import DirectionConditions
 from netctl.linux import minimise_timer_slack, prefer_in_real_time, processors_awake
 from netctl.traces.trace import (
     ConditionStep,
@@ -87,7 +87,7 @@ def replay_opportunities(
 
     def change(netlink: Netlink, index: int, step: RateStep) -> tree.Tree:
         rate = tree.htb_class(step.rate_bps, mtu_bytes)
-        tree.change_rate(netlink, index, rate)
+        send.change_rate(netlink, index, rate)
         return replace(base, rate=rate)
 
     with processors_awake():
@@ -120,7 +120,7 @@ def replay_conditions(
     def change(netlink: Netlink, index: int, step: ConditionStep) -> tree.Tree:
         del index
         present = planned(step)
-        tree.change(netlink, interface, present)
+        send.change(netlink, interface, present)
         return present
 
     first = planned(trace.steps[0])

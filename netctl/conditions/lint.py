@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airloom.units import format_rate
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
-from netctl.jitter import lowest
+from netctl.conditions.jitter import lowest
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 
 _NETEM_DEFAULT_LIMIT = 1000
 _TCP_DEFAULT_WINDOW_BYTES = 4 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Protocol
 
-from netctl.conditions import FRAME_HEADER_BYTES
+from netctl.conditions.link import FRAME_HEADER_BYTES
 from netctl.traces.trace import OPPORTUNITY_BYTES, OpportunityTrace
 
 

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from airloom.errors import AirloomError, ConfigurationError, ControllerError
-from netctl.conditions import DirectionConditions
+from netctl.backends.kernel import read_back, send, tree
+from netctl.backends.kernel.filters import Exemption
+from netctl.backends.kernel.netlink import Netlink
+from netctl.conditions.link import DirectionConditions
+from netctl.interface.lease import restore
+from netctl.interface.shape import netem_here, taken
 from netctl.json_data import from_python
-from netctl.kernel import tree
-from netctl.kernel.filters import Exemption
-from netctl.kernel.netlink import Netlink
-from netctl.lease import restore
 from netctl.linux import minimise_timer_slack, processors_awake
-from netctl.shape import netem_here, taken
 
 _LONGEST_LINE_BYTES = 1 << 18
 
@@ -115,9 +115,9 @@ def _obey(
         with processors_awake():
             while (left_s := due_s - time.time()) > 0:
                 time.sleep(left_s)
-    tree.change(netlink, shaped, planned)
+    send.change(netlink, shaped, planned)
     late_ms = (time.time() - due_s) * 1e3
-    differences = tree.differences(planned, tree.read_back(netlink, shaped))
+    differences = read_back.differences(planned, read_back.read_back(netlink, shaped))
     return {"error": None, "late_ms": late_ms, "differences": differences}
 
 

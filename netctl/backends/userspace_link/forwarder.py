@@ -12,16 +12,16 @@ from pathlib import Path
 from types import FrameType
 
 from airloom.errors import AirloomError
-from netctl.classes import SharedLink
-from netctl.conditions import DirectionConditions, LinkConditions
+from netctl.backends.userspace_link.classify import classifier
+from netctl.backends.userspace_link.ports import Port
+from netctl.backends.userspace_link.service import Opportunities
+from netctl.backends.userspace_link.shaper import DirectionShaper
+from netctl.backends.userspace_link.shared import SharedShaper
+from netctl.conditions.classes import SharedLink
+from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.json_data import from_python
 from netctl.linux import minimise_timer_slack, prefer_in_real_time
 from netctl.traces.trace import OpportunityTrace
-from netctl.userspace.classify import classifier
-from netctl.userspace.ports import Port
-from netctl.userspace.service import Opportunities
-from netctl.userspace.shaper import DirectionShaper
-from netctl.userspace.shared import SharedShaper
 
 _BURST = 64
 """Packets read from one port before the other gets its turn."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from airloom.errors import LinkError
-from netctl import execute
-from netctl.kernel import netlink as nl
-from netctl.kernel.netlink import Netlink
+from netctl.backends import execute
+from netctl.backends.kernel import netlink as nl
+from netctl.backends.kernel.netlink import Netlink
 
 _INGRESS = 0xFFFF_FFF1
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from netctl.conditions import Slots
-from netctl.kernel.netlink import attribute, attributes, nested
-from netctl.loss import FourState, GilbertElliott, LossModel
+from netctl.backends.kernel.netlink import attribute, attributes, nested
+from netctl.conditions.link import Slots
+from netctl.conditions.loss import FourState, GilbertElliott, LossModel
 
 _ALWAYS = 0xFFFFFFFF
 _TICK_NS = 64

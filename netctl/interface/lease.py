@@ -22,11 +22,11 @@ from typing import Any, Literal
 import psutil
 
 from airloom.errors import LinkError
-from netctl.incoming import ifb_name, undo
+from netctl.backends.kernel import send
+from netctl.backends.kernel.netlink import Netlink
+from netctl.interface.ingress import ifb_name, undo
+from netctl.interface.wifi import RadioLimits, WiFi
 from netctl.json_data import to_json
-from netctl.kernel import tree
-from netctl.kernel.netlink import Netlink
-from netctl.wifi import RadioLimits, WiFi
 
 FOLDER = Path("/run/airloom/netctl")
 GUARDIANS = 2
@@ -133,7 +133,7 @@ def _undo(lease: Lease) -> bool:
             removed = undo(lease.interface, ifb_name(lease.interface))
         else:
             with Netlink() as netlink:
-                removed = tree.remove(netlink, lease.interface)
+                removed = send.remove(netlink, lease.interface)
     lease.path.unlink(missing_ok=True)
     return removed
 

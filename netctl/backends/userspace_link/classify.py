@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from airloom.errors import UnsupportedConditionError
-from netctl.classes import Match, SharedLink
+from netctl.conditions.classes import Match, SharedLink
 
 _NUMBERS = {4: {"tcp": 6, "udp": 17, "icmp": 1}, 6: {"tcp": 6, "udp": 17, "icmp": 58}}
 

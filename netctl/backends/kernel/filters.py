@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from netctl.classes import Match
-from netctl.kernel.netlink import TrafficControl, attribute, attributes
+from netctl.backends.kernel.netlink import TrafficControl, attribute, attributes
+from netctl.conditions.classes import Match
 
 _U32_CLASSID, _U32_SELECTOR, _U32_MARK = 1, 5, 10
 _TERMINAL = 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from airloom.errors import LinkError
-from netctl.kernel.generic_netlink import GenericNetlink
-from netctl.kernel.netlink import Netlink, attribute, attributes, nested
+from netctl.backends.kernel.generic_netlink import GenericNetlink
+from netctl.backends.kernel.netlink import Netlink, attribute, attributes, nested
 
 _SET_WIPHY, _GET_INTERFACE, _GET_STATION, _GET_SURVEY, _SET_TX_BITRATE_MASK = 2, 5, 17, 50, 57
 _IFINDEX, _IFTYPE, _MAC, _STATION, _FREQUENCY, _SURVEY = 3, 5, 6, 21, 38, 84

@@ -7,9 +7,9 @@ import sys
 import time
 
 from airloom.errors import LinkError
-from netctl.end_signals import block_end_signals, told_to_end
-from netctl.lease import RENEWALS, held, restore
-from netctl.wifi import RadioLimits, WiFi, differences
+from netctl.interface.end_signals import block_end_signals, told_to_end
+from netctl.interface.lease import RENEWALS, held, restore
+from netctl.interface.wifi import RadioLimits, WiFi, differences
 
 
 def limit(

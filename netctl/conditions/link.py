@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from netctl.jitter import DelayTable, Distribution, moments
-from netctl.loss import LossModel
+from netctl.conditions.jitter import DelayTable, Distribution, moments
+from netctl.conditions.loss import LossModel
 
 FRAME_HEADER_BYTES = 14
 """An Ethernet header: rates count it, on every backend, because the kernel's qdiscs do."""

@@ -11,7 +11,7 @@ import ipaddress
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from netctl.conditions import DirectionConditions
+from netctl.conditions.link import DirectionConditions
 
 Protocol = Literal["tcp", "udp", "icmp"]
 MOST_CLASSES = 200

@@ -46,7 +46,7 @@ def _try_qdisc(kind: str) -> str | None:
 
 def _try_tun() -> str | None:
     from airloom.errors import LinkError
-    from netctl.userspace.ports import TunPort
+    from netctl.backends.userspace_link.ports import TunPort
 
     try:
         TunPort("probe0").close()
@@ -57,7 +57,7 @@ def _try_tun() -> str | None:
 
 def _try_packet_socket() -> str | None:
     from airloom.errors import LinkError
-    from netctl.userspace.ports import PacketPort
+    from netctl.backends.userspace_link.ports import PacketPort
 
     try:
         PacketPort("lo").close()

@@ -11,17 +11,17 @@ from dataclasses import replace
 from typing import overload
 
 from airloom.errors import LinkError, UnsupportedConditionError
-from netctl.capabilities import probe
-from netctl.classes import SharedLink
-from netctl.conditions import DirectionConditions
-from netctl.end_signals import block_end_signals, told_to_end
-from netctl.incoming import redirect, refuse_foreign_ingress, through_ifb
-from netctl.kernel import tree
-from netctl.kernel.filters import Exemption
-from netctl.kernel.netlink import Netlink
-from netctl.lease import RENEWALS, Held, held, restore
+from netctl.backends.capabilities import probe
+from netctl.backends.kernel import read_back, send, tree
+from netctl.backends.kernel.filters import Exemption
+from netctl.backends.kernel.netlink import Netlink
+from netctl.conditions.classes import SharedLink
+from netctl.conditions.link import DirectionConditions
+from netctl.conditions.timeline import moments
+from netctl.interface.end_signals import block_end_signals, told_to_end
+from netctl.interface.ingress import redirect, refuse_foreign_ingress, through_ifb
+from netctl.interface.lease import RENEWALS, Held, held, restore
 from netctl.linux import minimise_timer_slack, processors_awake
-from netctl.timeline import moments
 
 _LAST_STRETCH_S = 0.02
 """Before a change at a given time nothing else is done."""
@@ -65,11 +65,11 @@ def shape(
         if at_s is not None:
             if not _wait_until(at_s, lease, lease_s):
                 return
-            tree.change(netlink, shaped, planned)
+            send.change(netlink, shaped, planned)
             late_ms = (time.time() - at_s) * 1e3
             print(f"{interface} changed {late_ms:.3f} ms late", file=sys.stderr)
-        tree.check(netlink, shaped, planned)
-        print(f"{interface} is shaped: {tree.describe(planned)}", file=sys.stderr, flush=True)
+        read_back.check(netlink, shaped, planned)
+        print(f"{interface} is shaped: {read_back.describe(planned)}", file=sys.stderr, flush=True)
         begin_s = time.monotonic()
         ends_s = math.inf if duration_ms is None else begin_s + duration_ms / 1e3
         changes = moments(timeline, period_ms)
@@ -82,9 +82,9 @@ def shape(
             lease.renew()
             if next_conditions is not None and time.monotonic() >= change_s:
                 planned = _planned(next_conditions, exempt, with_netem)
-                tree.change(netlink, shaped, planned)
+                send.change(netlink, shaped, planned)
                 change_ms, next_conditions = next(changes)
-            tree.check(netlink, shaped, planned)
+            read_back.check(netlink, shaped, planned)
     print(f"{interface} is restored", file=sys.stderr)
 
 
@@ -104,7 +104,7 @@ def taken(
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(held(interface, lease_s, "incoming" if incoming else "leaving"))
         shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
-        tree.install(netlink, shaped, first)
+        send.install(netlink, shaped, first)
         if incoming:
             redirect(interface, shaped)
         yield lease, shaped
@@ -172,7 +172,7 @@ def netem_here() -> bool:
 
 def refuse_foreign(netlink: Netlink, interface: str) -> None:
     """LinkError where an interface carries somebody else's own qdisc."""
-    foreign = tree.foreign_root(netlink, interface)
+    foreign = read_back.foreign_root(netlink, interface)
     if foreign is not None:
         kind, handle = foreign.split()
         raise LinkError(

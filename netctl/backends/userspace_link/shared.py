@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic
 
-from netctl.classes import SharedLink
-from netctl.conditions import FRAME_HEADER_BYTES, DirectionConditions
-from netctl.userspace.codel import CoDel
-from netctl.userspace.shaper import Counters, DirectionShaper, Packet
+from netctl.backends.userspace_link.codel import CoDel
+from netctl.backends.userspace_link.shaper import Counters, DirectionShaper, Packet
+from netctl.conditions.classes import SharedLink
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 
 
 class _Class(Generic[Packet]):

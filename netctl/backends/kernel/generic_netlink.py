@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 from airloom.errors import LinkError, UnsupportedConditionError
-from netctl.kernel.netlink import (
+from netctl.backends.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,

@@ -1,0 +1,1 @@
+"""What is done to a real interface of this machine, on lease."""
