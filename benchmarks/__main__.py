@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import links, netctl, runtime
+from benchmarks import attacks, links, netctl, runtime
 from benchmarks.result import Result, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
+    "attacks": attacks.run,
     "links": links.run,
     "netctl": netctl.run,
     "runtime": runtime.run,

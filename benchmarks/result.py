@@ -29,6 +29,8 @@ class Result:
     """The goal: the ratio value / peer must be at least this …"""
     at_most: float | None = None
     """… or at most this."""
+    wrong: str = ""
+    """What fails the line whatever its ratio is."""
 
     @property
     def ratio(self) -> float:
@@ -44,13 +46,14 @@ class Result:
     def passed(self) -> bool:
         low = self.at_least if self.at_least is not None else float("-inf")
         high = self.at_most if self.at_most is not None else float("inf")
-        return low <= self.ratio <= high
+        return low <= self.ratio <= high and not self.wrong
 
     def as_dict(self) -> dict[str, object]:
         """The fields of build/bench.json."""
         fields = asdict(self)
         kept = {key: fields[key] for key in ("name", "value", "unit", "peer", "peer_value")}
-        return {**kept, "ratio": self.ratio, "goal": self.goal, "pass": self.passed}
+        told = {"wrong": self.wrong} if self.wrong else {}
+        return {**kept, "ratio": self.ratio, "goal": self.goal, "pass": self.passed, **told}
 
 
 def processor() -> str:

@@ -1,0 +1,152 @@
+"""Runs one attack against agents of its own, with legitimate requests beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from benchmarks.agents import MEBIBYTE, AgentProcess, start, unix_channel, until_serving
+from benchmarks.attacks.asker import RATE_PER_S, Asked, Asker, Orders
+from benchmarks.attacks.attack import Attack, Outcome, Site, Stage, together
+from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc
+
+REQUESTS = 200
+P50_RATIO = 2.0
+_REGISTERED_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What an attack did to the agents."""
+
+    attack: Attack
+    said: str
+    before_mib: float
+    peak_mib: float
+    """Of the agent that grew most; its most while the attack lasted, not what it kept."""
+    alone_ms: float
+    beside_ms: float
+    requests: int
+    serving: bool
+    wrong: tuple[str, ...]
+
+
+@contextlib.asynccontextmanager
+async def standing(stage: Stage, folder: Path) -> AsyncIterator[Site]:
+    """Run a stage's agents until the block ends."""
+    agents: dict[str, AgentProcess] = {}
+    try:
+        for name, spec in stage.agents.items():
+            agents[name] = await start(spec.kind, name, spec.settings, folder)
+        site = Site(stage, folder, agents)
+        for name, agent in agents.items():
+            async with unix_channel(site.socket(name)) as channel:
+                await until_serving(agent, channel)
+        await _until_registered(site)
+        yield site
+    finally:
+        await asyncio.gather(*(agent.stop() for agent in agents.values()))
+
+
+async def _until_registered(site: Site) -> None:
+    if not site.stage.registered:
+        return
+    deadline_s = time.monotonic() + _REGISTERED_S
+    async with unix_channel(site.socket("cloud")) as channel:
+        stub = fleet_pb2_grpc.FleetServiceStub(channel)
+        while time.monotonic() < deadline_s:
+            reply = await stub.ListDevices(fleet_pb2.ListDevicesRequest(), timeout=5)
+            if {device.device_id for device in reply.devices} >= set(site.stage.registered):
+                return
+            await asyncio.sleep(0.05)
+    logs = "\n".join(agent.log[-1000:] for agent in site.agents.values())
+    raise RuntimeError(f"the boards did not register:\n{logs}")
+
+
+async def run(attack: Attack, asker: Asker) -> Row:
+    """Send an attack, and say what came of it."""
+    with tempfile.TemporaryDirectory(prefix="attack-") as name:
+        folder = Path(name)
+        try:
+            async with standing(attack.stage(folder), folder) as site:
+                return await _observe(attack, site, asker)
+        except RuntimeError as error:
+            return Row(attack, "", 0, 0, 1, 1, 0, False, (f"could not be run: {error}",))
+
+
+async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
+    socket, question = site.socket(site.stage.asked), site.stage.question
+    alone = await asker.ask(Orders(socket, question, REQUESTS))
+    before = {name: agent.resident_bytes for name, agent in site.agents.items()}
+    for agent in site.agents.values():
+        agent.forget_peak()
+    sending = asyncio.create_task(_send_again_and_again(attack, site))
+    beside = await asker.ask_beside(
+        Orders(socket, question, REQUESTS, open_ended=True, limit_s=attack.limit_s), sending
+    )
+    outcome = await sending
+    peaks = {name: agent.peak_resident_bytes for name, agent in site.agents.items()}
+    worst = max(before, key=lambda agent: peaks[agent] - before[agent])
+    serving = not (await asker.ask(Orders(socket, question, 1))).unanswered
+    grown_mib = (peaks[worst] - before[worst]) / MEBIBYTE
+    wrong = [outcome.wrong] if outcome.wrong else []
+    wrong += [f"{name} ended" for name, agent in site.agents.items() if not agent.alive]
+    if not serving:
+        wrong.append("a known question is not answered any more")
+    if grown_mib > attack.growth_mib:
+        wrong.append(f"{worst} grew by {grown_mib:.0f} MiB")
+    wrong += _faults(alone, beside)
+    return Row(
+        attack,
+        outcome.said,
+        before[worst] / MEBIBYTE,
+        peaks[worst] / MEBIBYTE,
+        alone.p50_ms,
+        beside.p50_ms,
+        len(beside.latencies_ms),
+        serving,
+        tuple(wrong),
+    )
+
+
+def _faults(alone: Asked, beside: Asked) -> list[str]:
+    faults = []
+    if alone.unanswered or alone.crossed:
+        faults.append("the legitimate requests failed before the attack")
+    if beside.unanswered:
+        count, kinds = len(beside.unanswered), ", ".join(sorted(set(beside.unanswered)))
+        faults.append(f"{count} legitimate requests were not answered ({kinds})")
+    if beside.crossed:
+        faults.append(f"{beside.crossed} legitimate requests got another answer")
+    if beside.p50_ms > P50_RATIO * alone.p50_ms:
+        faults.append(f"p50 {beside.p50_ms / alone.p50_ms:.1f}x")
+    return faults
+
+
+async def _send_again_and_again(attack: Attack, site: Site) -> Outcome:
+    """Send it once, and again while the legitimate requests have not all been asked."""
+    outcomes: list[Outcome] = []
+    until_s = time.monotonic() + REQUESTS / RATE_PER_S
+    while not outcomes or (attack.repeated and time.monotonic() < until_s):
+        try:
+            outcomes.append(await asyncio.wait_for(attack.send(site), attack.limit_s))
+        except asyncio.TimeoutError:
+            hung = f"it hangs: not over after {attack.limit_s:g} s"
+            outcomes.append(Outcome("", hung))
+        except grpc.aio.AioRpcError as error:
+            # What an attack does beside its own point has failed: such as asking a crashed agent.
+            code = error.code().name
+            outcomes.append(Outcome(code, f"the agent did not answer: {code}"))
+        except OSError as error:
+            outcomes.append(Outcome(str(error), f"the agent did not answer: {error}"))
+        if outcomes[-1].wrong:
+            break
+        await asyncio.sleep(attack.pause_s)
+    return together(*outcomes)

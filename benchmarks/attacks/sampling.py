@@ -1,0 +1,59 @@
+"""Numbers that no sampler can do anything with, by gRPC."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.attacks.attack import (
+    Attack,
+    Outcome,
+    Site,
+    infer_request,
+    outcome_of,
+    task,
+    together,
+)
+from benchmarks.attacks.stages import lone_board
+from protos.airloom.v1 import inference_pb2, task_pb2
+
+_NAN, _INFINITY = float("nan"), float("inf")
+
+_BAD: dict[str, task_pb2.Sampling] = {
+    "top_p-0": task_pb2.Sampling(temperature=1, top_p=0),
+    "min_p-2": task_pb2.Sampling(temperature=1, min_p=2),
+    "nan-temperature-top_k": task_pb2.Sampling(temperature=_NAN, top_k=3),
+    "nan-top_p-top_k": task_pb2.Sampling(temperature=1, top_p=_NAN, top_k=3),
+    "negative-temperature": task_pb2.Sampling(temperature=-1),
+    "negative-top_p": task_pb2.Sampling(temperature=1, top_p=-0.5),
+    "negative-min_p": task_pb2.Sampling(temperature=1, min_p=-3),
+    "infinite-temperature": task_pb2.Sampling(temperature=_INFINITY),
+    "infinite-penalties": task_pb2.Sampling(
+        temperature=1, frequency_penalty=_INFINITY, presence_penalty=-_INFINITY
+    ),
+    "tiny-temperature": task_pb2.Sampling(temperature=1e-45),
+    "largest-integers": task_pb2.Sampling(max_tokens=2**32 - 1, top_k=2**32 - 1, seed=2**64 - 1),
+}
+_MAY_BE_ANSWERED = ("tiny-temperature", "largest-integers")
+"""Odd, but with a meaning."""
+
+
+async def _send(name: str, site: Site) -> Outcome:
+    async with site.inference("board-a") as stub:
+        asked = task("What is 12+25?", sampling=_BAD[name])
+        must_refuse = name not in _MAY_BE_ANSWERED
+        stream = stub.InferStream(inference_pb2.InferStreamRequest(task=asked))
+
+        async def read() -> None:
+            async for _ in stream:
+                pass
+
+        return together(
+            await outcome_of(stub.Infer(infer_request(asked)), must_refuse=must_refuse),
+            await outcome_of(read(), must_refuse=must_refuse),
+        )
+
+
+ATTACKS = tuple(
+    Attack(f"sampling/{name}", " ".join(str(bad).split()), lone_board, partial(_send, name))
+    for name, bad in _BAD.items()
+)
