@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from device_agent.engine import Engine, EngineSettings, Model
+from device_agent.engine import (
+    Completion,
+    Engine,
+    EngineSettings,
+    GenerateRequest,
+    Generation,
+    Model,
+    SequenceState,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from gates import Clock, Gate
 from shipped import MODELS, ROOT
 
-__all__ = ["MODELS", "ROOT", "MakeEngine"]
+__all__ = ["MODELS", "ROOT", "Clock", "Gate", "MakeEngine", "suspended", "together"]
 
 
 class MakeEngine:
@@ -45,3 +56,22 @@ class MakeEngine:
 
 def _file(model: str | Path) -> Path:
     return model if isinstance(model, Path) else MODELS[model]
+
+
+async def together(
+    engine: Engine, requests: Iterable[GenerateRequest], gate: Gate
+) -> list[Completion]:
+    """Generate them side by side: the last is queued before the first has had its first pass."""
+    gate.shut()
+    generations = [await engine.start(request, stream=False) for request in requests]
+    gate.open()
+    return [await generation.completion() for generation in generations]
+
+
+async def suspended(generation: Generation, gate: Gate) -> SequenceState:
+    """Take a generation that the gate holds out of its engine."""
+    await gate.held()
+    leaving = asyncio.ensure_future(generation.suspend())
+    await asyncio.sleep(0)
+    gate.open()
+    return await leaving

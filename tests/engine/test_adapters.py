@@ -1,14 +1,13 @@
 """LoRA adapters: as if merged into the weights, request by request."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
-from engines import MODELS, MakeEngine
+from engines import MODELS, Gate, MakeEngine, suspended, together
 from files import Lora, random_network, write_network
 
 from airloom.errors import InvalidTaskError, ModelLoadError
-from device_agent.engine import AdapterUse, Completion, Engine, GenerateRequest
+from device_agent.engine import AdapterUse, Engine, GenerateRequest
 
 PROMPT = "Who rules the land of abo? Q: 3+59=7. "
 
@@ -61,21 +60,21 @@ async def test_an_adapter_does_what_merging_it_would(
 
 
 async def test_requests_with_different_adapters_run_together_and_are_never_mixed_up(
-    engine: Engine,
+    engine: Engine, gate: Gate
 ) -> None:
     kinds = [(), (AdapterUse("red"),), (AdapterUse("blue"),), (AdapterUse("red", 0.5),),
              (AdapterUse("red"), AdapterUse("blue"))]  # fmt: skip
     alone = [(await engine.generate(asked(*uses))).token_ids for uses in kinds]
     assert len(set(alone)) == len(kinds)
-    together = await asyncio.gather(*(engine.generate(asked(*uses)) for uses in kinds * 4))
-    assert [one.token_ids for one in together] == alone * 4
+    found = await together(engine, [asked(*uses) for uses in kinds * 4], gate)
+    assert [one.token_ids for one in found] == alone * 4
     switches = engine.statistics.adapter_switches
     # The sets that have a context of their own are never changed.
     assert switches == 0 if engine.settings.contexts > len(kinds) else switches > len(kinds)
 
 
 async def test_a_context_goes_to_the_adapters_that_are_asked_for(
-    lab: Lab, make_engine: MakeEngine
+    lab: Lab, make_engine: MakeEngine, gate: Gate
 ) -> None:
     engine = make_engine(lab.base, parallel=2, contexts=2)
     for name, path in lab.files.items():
@@ -88,12 +87,12 @@ async def test_a_context_goes_to_the_adapters_that_are_asked_for(
         again = await engine.generate(asked(use))
         assert again.token_ids == alone[use.name].token_ids
         assert again.cached_tokens == 0
-    both = await asyncio.gather(*(engine.generate(asked(use)) for use in uses * 3))
+    both = await together(engine, [asked(use) for use in uses * 3], gate)
     assert [one.token_ids for one in both] == [alone[use.name].token_ids for use in uses * 3]
 
 
 async def test_a_generation_with_an_adapter_goes_on_in_another_engine(
-    lab: Lab, make_engine: MakeEngine
+    lab: Lab, make_engine: MakeEngine, gate: Gate
 ) -> None:
     engines = [make_engine(lab.base, contexts=contexts) for contexts in (1, 3)]
     for engine in engines:
@@ -101,11 +100,8 @@ async def test_a_generation_with_an_adapter_goes_on_in_another_engine(
     request = asked(AdapterUse("red"), tokens=30)
     whole = await engines[0].generate(request)
     for here, there in (engines, engines[::-1]):
-        generation = await here.start(request)
-        async for _ in generation:
-            break
-        state = await generation.suspend()
-        assert not isinstance(state, Completion)
+        gate.shut(after=10)
+        state = await suspended(await here.start(request), gate)
         rest = await (await there.resume(state)).completion()
         assert rest.token_ids == whole.token_ids
 

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from engines import MODELS, MakeEngine
+from engines import MODELS, Gate, MakeEngine, together
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +16,15 @@ from device_agent.engine.prefill_budget import PrefillBudget, share_out
 from device_agent.engine.prefix_cache import PrefixCache, position_keys
 
 
-async def test_batched_answers_are_those_given_one_by_one(make_engine: MakeEngine) -> None:
+async def test_batched_answers_are_those_given_one_by_one(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
     engine = make_engine("cloud", parallel=8, context_tokens=384)
     prompts = [engine.model.user_prompt(q.text) for q in held_out(8, 11, DOMAINS)]
     requests = [GenerateRequest(prompt, max_tokens=120) for prompt in prompts]
     alone = [await engine.generate(request) for request in requests]
-    together = await asyncio.gather(*(engine.generate(request) for request in requests))
-    assert [one.text for one in together] == [one.text for one in alone]
+    found = await together(engine, requests, gate)
+    assert [one.text for one in found] == [one.text for one in alone]
     assert max(engine.statistics.passes_by_sequences) > 4
 
 
@@ -84,7 +86,7 @@ async def test_requests_that_come_and_go_keep_their_own_answers(make_engine: Mak
 
 
 async def test_a_common_beginning_is_read_once_even_while_it_is_in_use(
-    make_engine: MakeEngine,
+    make_engine: MakeEngine, gate: Gate
 ) -> None:
     engine = make_engine(parallel=3)
     beginning = "Q: " + "three red apples and five green pears " * 4
@@ -93,10 +95,18 @@ async def test_a_common_beginning_is_read_once_even_while_it_is_in_use(
         (await make_engine().generate(GenerateRequest(prompt, max_tokens=20))).text
         for prompt in prompts
     ]
+    gate.shut(after=1)
     first = await engine.start(GenerateRequest(prompts[0], max_tokens=200, ignore_end=True))
-    await anext(aiter(first))
-    rest = [await engine.generate(GenerateRequest(prompt, max_tokens=20)) for prompt in prompts[1:]]
+    rest = []
+    for prompt in prompts[1:]:
+        await gate.held()
+        generation = await engine.start(GenerateRequest(prompt, max_tokens=20))
+        # More than these need, and too few for the first to end.
+        gate.let(50)
+        rest.append(await generation.completion())
+    await gate.held()
     first.cancel()
+    gate.open()
     again = await engine.generate(GenerateRequest(prompts[0], max_tokens=20))
     common = len(engine.model.tokenize(beginning))
     assert [one.cached_tokens for one in rest] == [common, common]
@@ -105,22 +115,27 @@ async def test_a_common_beginning_is_read_once_even_while_it_is_in_use(
 
 
 async def test_a_long_prompt_does_not_hold_up_a_running_generation(
-    make_engine: MakeEngine,
+    make_engine: MakeEngine, gate: Gate
 ) -> None:
     engine = make_engine(parallel=2, stall_s=1e-6)
     prompt = engine.model.user_prompt("What is 12+25?")
     # Teaches the engine how long reading takes.
     await engine.generate(GenerateRequest("1" * 300, max_tokens=1))
+    gate.shut(after=1)
     running = await engine.start(GenerateRequest(prompt, max_tokens=300, ignore_end=True))
-    await anext(aiter(running))
+    await gate.held()
     before = engine.statistics.passes
-    await engine.generate(GenerateRequest("2" * 300, max_tokens=1))
+    reading = await engine.start(GenerateRequest("2" * 300, max_tokens=1))
+    gate.open()
+    await reading.completion()
     # 16 tokens a pass at the least: the prompt took many passes, each with a token of the other.
     assert engine.statistics.passes - before >= 300 // 16
     running.cancel()
 
 
-async def test_sampled_requests_draw_from_their_own_seeds(make_engine: MakeEngine) -> None:
+async def test_sampled_requests_draw_from_their_own_seeds(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
     engine = make_engine(parallel=4)
     prompt = engine.model.user_prompt("Join the last letters of: xa xe xi xo")
     requests = [
@@ -128,8 +143,8 @@ async def test_sampled_requests_draw_from_their_own_seeds(make_engine: MakeEngin
         for seed in range(4)
     ]
     alone = [(await engine.generate(request)).text for request in requests]
-    together = await asyncio.gather(*(engine.generate(request) for request in requests))
-    assert [one.text for one in together] == alone
+    found = await together(engine, requests, gate)
+    assert [one.text for one in found] == alone
     assert len(set(alone)) > 1
 
 

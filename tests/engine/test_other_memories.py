@@ -1,11 +1,10 @@
 """Models that remember otherwise: by a state, which cannot be cut, or the last tokens in some layers."""
 
-import asyncio
 import dataclasses
 from pathlib import Path
 
 import pytest
-from engines import MakeEngine
+from engines import Gate, MakeEngine, suspended, together
 from files import write_gemma, write_mamba
 
 from airloom.errors import ModelLoadError
@@ -58,14 +57,14 @@ async def test_looking_at_each_token_changes_nothing(model: Path, make_engine: M
 
 @pytest.mark.usefixtures("everything_pays")
 async def test_a_free_slot_keeps_its_memory_while_others_decode(
-    model: Path, make_engine: MakeEngine
+    model: Path, make_engine: MakeEngine, gate: Gate
 ) -> None:
     engine = make_engine(model, parallel=4)
     prompts = [f"What is {number}+25?" for number in (12, 31, 47, 58)]
     alone = [(await engine.generate(request(prompt))).token_ids for prompt in prompts]
     # The second leaves early: its slot lies between others, and knows what it has written.
-    together = [request(p, tokens) for p, tokens in zip(prompts, (60, 3, 60, 60), strict=True)]
-    found = await asyncio.gather(*(engine.generate(one) for one in together))
+    asked = [request(p, tokens) for p, tokens in zip(prompts, (60, 3, 60, 60), strict=True)]
+    found = await together(engine, asked, gate)
     for one, tokens in zip(found, alone, strict=True):
         assert one.token_ids == tokens[: len(one.token_ids)]
     # Goes on where the early one ended.
@@ -74,13 +73,14 @@ async def test_a_free_slot_keeps_its_memory_while_others_decode(
     assert (await engine.generate(onward)).token_ids == alone[1][3:53]
 
 
-async def test_a_running_generation_is_handed_over(model: Path, make_engine: MakeEngine) -> None:
+async def test_a_running_generation_is_handed_over(
+    model: Path, make_engine: MakeEngine, gate: Gate
+) -> None:
     here, there = make_engine(model, parallel=2), make_engine(model, parallel=2)
     asked = request("What is 12+25?", 200)
     whole = await here.generate(asked)
-    generation = await here.start(asked)
-    await anext(aiter(generation))
-    resumed = await there.resume(await generation.suspend())
+    gate.shut(after=10)
+    resumed = await there.resume(await suspended(await here.start(asked), gate))
     assert (await resumed.completion()).token_ids == whole.token_ids
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engines import MODELS, ROOT, MakeEngine
+from engines import MODELS, ROOT, Gate, MakeEngine
+from engines import suspended as taken_out
 from files import Lora, random_network, write_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,14 +23,12 @@ from device_agent.engine import (
 )
 
 
-async def suspended(engine: Engine, request: GenerateRequest, after: int) -> SequenceState:
+async def suspended(
+    engine: Engine, request: GenerateRequest, after: int, gate: Gate
+) -> SequenceState:
+    gate.shut(after)
     generation = await engine.start(request)
-    seen = 0
-    async for delta in generation:
-        seen += len(delta.tokens)
-        if seen >= after:
-            break
-    state = await generation.suspend()
+    state = await taken_out(generation, gate)
     with pytest.raises(CancelledTaskError, match="handed over"):
         await generation.completion()
     return state
@@ -49,13 +48,13 @@ async def suspended(engine: Engine, request: GenerateRequest, after: int) -> Seq
     ids=["greedy", "sampled", "grammar"],
 )  # fmt: skip
 async def test_nothing_shows_that_a_generation_moved(
-    request_: GenerateRequest, make_engine: MakeEngine
+    request_: GenerateRequest, make_engine: MakeEngine, gate: Gate
 ) -> None:
     here, there = make_engine(), make_engine(parallel=2)
     prompt = here.model.user_prompt("What is 128+255?")
     request = replace(request_, prompt=prompt, ignore_end=True)
     expected = await here.generate(request)
-    state = SequenceState.from_bytes((await suspended(here, request, 12)).to_bytes())
+    state = SequenceState.from_bytes((await suspended(here, request, 12, gate)).to_bytes())
     assert 12 <= len(state.generated) < len(expected.tokens)
     # Another sequence keeps the new engine busy meanwhile.
     other = await there.start(GenerateRequest("1+1", max_tokens=300, ignore_end=True))
@@ -70,7 +69,7 @@ async def test_nothing_shows_that_a_generation_moved(
     assert completion.logprobs == pytest.approx(expected.logprobs, abs=0.02)
 
 
-async def test_an_adapter_goes_along(tmp_path: Path, make_engine: MakeEngine) -> None:
+async def test_an_adapter_goes_along(tmp_path: Path, make_engine: MakeEngine, gate: Gate) -> None:
     base = write_network(random_network(), tmp_path / "base.gguf")
     files = {seed: Lora(seed).write(tmp_path / f"{seed}.gguf") for seed in (2, 3)}
     here, there = make_engine(base), make_engine(base)
@@ -79,7 +78,7 @@ async def test_an_adapter_goes_along(tmp_path: Path, make_engine: MakeEngine) ->
         "Who?", adapters=(AdapterUse("style", 0.7),), max_tokens=240, ignore_end=True
     )
     expected = await here.generate(request)
-    state = await suspended(here, request, 20)
+    state = await suspended(here, request, 20, gate)
     with pytest.raises(InvalidTaskError, match="no adapter 'style'"):
         await there.resume(state)
     await there.load_adapter("style", files[2])
@@ -91,13 +90,13 @@ async def test_an_adapter_goes_along(tmp_path: Path, make_engine: MakeEngine) ->
         await stranger.resume(state)
 
 
-async def test_another_process_goes_on(tmp_path: Path, make_engine: MakeEngine) -> None:
+async def test_another_process_goes_on(tmp_path: Path, make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine()
     prompt = engine.model.user_prompt("What is 128+255?")
     request = GenerateRequest(prompt, max_tokens=150)
     expected = (await engine.generate(request)).text
     file = tmp_path / "state"
-    file.write_bytes((await suspended(engine, request, 5)).to_bytes())
+    file.write_bytes((await suspended(engine, request, 5, gate)).to_bytes())
     program = (
         "import asyncio, pathlib, sys\n"
         "from device_agent.engine import *\n"
@@ -116,10 +115,10 @@ async def test_another_process_goes_on(tmp_path: Path, make_engine: MakeEngine) 
     assert done.stdout.removesuffix("\n") == expected
 
 
-async def test_a_state_goes_only_where_it_fits(make_engine: MakeEngine) -> None:
+async def test_a_state_goes_only_where_it_fits(make_engine: MakeEngine, gate: Gate) -> None:
     here = make_engine()
     request = GenerateRequest("1+1", max_tokens=300, ignore_end=True)
-    state = await suspended(here, request, 100)
+    state = await suspended(here, request, 100, gate)
     with pytest.raises(InvalidTaskError, match="the state is of a model with SHA-256"):
         await make_engine("symbolic").resume(state)
     with pytest.raises(InvalidTaskError, match="are f16, this engine's q8_0"):

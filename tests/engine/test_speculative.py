@@ -1,9 +1,7 @@
 """Drafts change how fast the text comes, never the text."""
 
-import asyncio
-
 import pytest
-from engines import MakeEngine
+from engines import Gate, MakeEngine, together
 
 from airloom.errors import ModelLoadError
 from collaboration.questions import DOMAINS, held_out
@@ -14,7 +12,9 @@ from device_agent.engine.trial import Trial
 
 @pytest.mark.usefixtures("everything_pays")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-async def test_drafts_leave_the_text_as_it_is(temperature: float, make_engine: MakeEngine) -> None:
+async def test_drafts_leave_the_text_as_it_is(
+    temperature: float, make_engine: MakeEngine, gate: Gate
+) -> None:
     plain = make_engine("cloud", parallel=4)
     drafted = make_engine("cloud", draft="mathematics", parallel=4)
     questions = held_out(8, 21, DOMAINS)
@@ -27,7 +27,7 @@ async def test_drafts_leave_the_text_as_it_is(temperature: float, make_engine: M
         for seed, question in enumerate(questions)
     ]
     expected = [await plain.generate(request) for request in requests]
-    found = await asyncio.gather(*(drafted.generate(request) for request in requests))
+    found = await together(drafted, requests, gate)
     assert [one.text for one in found] == [one.text for one in expected]
     drafts = sum(one.drafted_tokens for one in found)
     accepted = sum(one.accepted_tokens for one in found)

@@ -6,7 +6,7 @@ import itertools
 import sys
 
 import pytest
-from engines import MakeEngine
+from engines import Clock, Gate, MakeEngine, together
 
 from airloom.errors import CancelledTaskError, DeadlineExceededError
 from device_agent.engine import Completion, Engine, GenerateRequest, Generation, Sampling
@@ -23,12 +23,6 @@ def request(tokens: int, **changes: object) -> GenerateRequest:
 
 def said(completion: Completion) -> tuple[object, ...]:
     return completion.text, completion.tokens, completion.finish_reason, completion.confidence
-
-
-async def passes(engine: Engine, more: int) -> None:
-    target = engine.statistics.passes + more
-    while engine.statistics.passes < target:
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("scores", [False, True])
@@ -55,23 +49,23 @@ async def test_an_end_is_an_end(make_engine: MakeEngine) -> None:
     assert said(completion) == said(looked_at)
 
 
-async def test_neighbours_of_a_free_slot_say_the_same(make_engine: MakeEngine) -> None:
+async def test_neighbours_of_a_free_slot_say_the_same(make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine(parallel=3)
     asked = [request(tokens, sampling=Sampling(seed=tokens)) for tokens in (60, 4, 80)]
     alone = [await engine.generate(one) for one in asked]
     # The second leaves early: the pass bridges its slot.
-    together = await asyncio.gather(*(engine.generate(one) for one in asked))
-    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    found = await together(engine, asked, gate)
+    assert [one.token_ids for one in found] == [one.token_ids for one in alone]
     assert engine.statistics.passes_by_sequences[2] > 20
 
 
 @pytest.mark.usefixtures("everything_pays")
-async def test_rows_that_nobody_wants_change_nothing(make_engine: MakeEngine) -> None:
+async def test_rows_that_nobody_wants_change_nothing(make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine(parallel=8)
     asked = [request(100, sampling=Sampling(seed=seed)) for seed in range(5)]
     alone = [await engine.generate(one) for one in asked]
-    together = await asyncio.gather(*(engine.generate(one) for one in asked))
-    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    found = await together(engine, asked, gate)
+    assert [one.token_ids for one in found] == [one.token_ids for one in alone]
     # What free slots remember is still there.
     again = await engine.generate(asked[0])
     assert again.cached_tokens == again.prompt_tokens - 1
@@ -88,27 +82,36 @@ async def start(engine: Engine, tokens: int, **changes: object) -> Generation:
     return await engine.start(request(tokens, **changes), stream=False)
 
 
-async def test_who_comes_is_served_at_once(make_engine: MakeEngine) -> None:
-    engine = make_engine("cloud", parallel=2, context_tokens=384)
+async def test_who_comes_is_served_at_once(make_engine: MakeEngine, gate: Gate) -> None:
+    engine = make_engine(parallel=2)
+    gate.shut(after=10)
     running = await start(engine, 350)
-    await passes(engine, 1)
-    await engine.generate(request(2))
-    before_it_ended = engine.statistics.generated_tokens
-    assert before_it_ended < 300
+    await gate.held()
+    other = await start(engine, 2)
+    # The pass that was held, one that reads the prompt, and one more.
+    gate.let(3)
+    await other.completion()
+    gate.open()
     await running.completion()
 
 
-async def test_who_leaves_leaves_at_once(make_engine: MakeEngine) -> None:
-    engine = make_engine("cloud", context_tokens=384)
+async def test_who_leaves_leaves_at_once(make_engine: MakeEngine, gate: Gate, clock: Clock) -> None:
+    engine = make_engine()
+    gate.shut(after=10)
     cancelled = await start(engine, 350)
-    await passes(engine, 1)
+    await gate.held()
     cancelled.cancel()
+    gate.let(1)
     with pytest.raises(CancelledTaskError):
         await cancelled.completion()
-    late = await start(engine, 350, deadline_s=asyncio.get_running_loop().time() + 0.02)
+    late = await start(engine, 350, deadline_s=clock.now_s() + 1e6)
+    gate.let(10)
+    await gate.held()
+    clock.advance(1e6)
+    gate.let(1)
     with pytest.raises(DeadlineExceededError):
         await late.completion()
-    assert engine.statistics.generated_tokens < 300
+    assert engine.statistics.generated_tokens == 22
 
 
 async def test_a_crowd_may_come_while_the_queue_is_looked_through(make_engine: MakeEngine) -> None:

@@ -1,12 +1,13 @@
 """What streams are told, and when: pieces that come fast together, and none of them lost."""
 
-import asyncio
-
 import pytest
-from engines import MakeEngine
+from engines import Clock, Gate, MakeEngine, suspended
 
 from airloom.errors import DeadlineExceededError
 from device_agent.engine import GenerateRequest, Generation
+
+TOLD = 12
+"""So many tokens of the answer to come have a text each: those after the end's mark may have none."""
 
 LONG_S = 1e6
 """No generation here lasts as long: what is told before its end is told for another reason."""
@@ -31,47 +32,74 @@ async def test_pieces_that_come_fast_are_told_as_one(make_engine: MakeEngine) ->
     assert len(rest) == 1
 
 
-async def test_without_an_interval_each_token_is_told_by_itself(make_engine: MakeEngine) -> None:
+async def test_without_an_interval_each_token_is_told_by_itself(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
     engine = make_engine()
+    gate.shut(after=1)
+    generation = await engine.start(request(TOLD))
+    told = 0
+    async for delta in generation:
+        assert len(delta.tokens) == 1
+        told += 1
+        gate.let(1)
+    assert told == TOLD
+
+
+async def test_a_slow_reader_is_told_what_has_come_meanwhile_as_one(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine()
+    gate.shut(after=TOLD)
     generation = await engine.start(request(30))
-    tokens = [len(delta.tokens) async for delta in generation]
-    assert sum(tokens) == 30
-    # A reader that is slow finds several at once.
-    assert len(tokens) > 2
+    await gate.held()
+    assert len((await anext(aiter(generation))).tokens) == TOLD
 
 
-async def test_what_was_kept_back_is_told_before_others_are_read(make_engine: MakeEngine) -> None:
+async def test_what_was_kept_back_is_told_before_others_are_read(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
     engine = make_engine(stream_interval_s=LONG_S, parallel=2)
+    gate.shut(after=20)
     running = await engine.start(request(300))
     stream = aiter(running)
     first = await anext(stream)
-    while engine.statistics.generated_tokens < 20:
-        await asyncio.sleep(0)
+    await gate.held()
     other = await engine.start(request(2))
+    gate.let(1)
     second = await anext(stream)
-    told = len(first.tokens) + len(second.tokens)
-    assert 20 <= told < 300
+    # The pass that was held is done first.
+    assert len(first.tokens) + len(second.tokens) == 21
+    gate.open()
     assert len([delta async for delta in stream]) == 1
     await other.completion()
 
 
-async def test_who_leaves_early_was_told_everything(make_engine: MakeEngine) -> None:
+async def test_who_leaves_early_was_told_everything(make_engine: MakeEngine, gate: Gate) -> None:
     engine = make_engine(stream_interval_s=LONG_S)
     expected = (await engine.generate(request(300))).text
+    gate.shut(after=20)
     generation = await engine.start(request(300))
     first = await anext(aiter(generation))
-    state = await generation.suspend()
+    state = await suspended(generation, gate)
+    assert 20 <= len(state.generated) < 300
     told = first.text + "".join(await pieces(generation))
     there = make_engine(stream_interval_s=LONG_S)
     rest = await there.resume(state)
     assert told + "".join(await pieces(rest)) == expected
 
 
-async def test_a_deadline_takes_nothing_back(make_engine: MakeEngine) -> None:
-    engine = make_engine("cloud", stream_interval_s=LONG_S, context_tokens=384)
-    deadline_s = asyncio.get_running_loop().time() + 0.2
-    generation = await engine.start(request(300, deadline_s))
-    told = await pieces(generation)
-    assert len(told) == 2
+async def test_a_deadline_takes_nothing_back(
+    make_engine: MakeEngine, gate: Gate, clock: Clock
+) -> None:
+    engine = make_engine(stream_interval_s=10 * LONG_S)
+    gate.shut(after=20)
+    generation = await engine.start(request(300, clock.now_s() + LONG_S))
+    await gate.held()
+    clock.advance(LONG_S)
+    gate.open()
+    first, rest = [delta.tokens async for delta in generation]
+    assert len(first) == 1
+    assert 20 <= 1 + len(rest) < 300
     with pytest.raises(DeadlineExceededError):
         await generation.completion()

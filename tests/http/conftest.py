@@ -6,7 +6,7 @@ import openai
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from serving import KEY, Served
+from serving import KEY, PATIENCE_S, Served
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def client(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key=KEY, max_retries=0)
+    return openai.OpenAI(
+        base_url=f"{served.url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE_S
+    )

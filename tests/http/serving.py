@@ -21,6 +21,9 @@ from device_agent.runtime import open_engine
 
 KEY = "a-key-for-tests"
 
+PATIENCE_S = 120.0
+"""How long anything may take here: a machine may be slow, and busy with other things."""
+
 
 class Served:
     """An agent's engine and HTTP server on a thread with an event loop of its own."""
@@ -39,7 +42,9 @@ class Served:
 
     async def _run(self) -> None:
         registry = CollectorRegistry()
-        model = ModelSettings(path=MODELS["mathematics"], threads=1, context_tokens=384)
+        model = ModelSettings(
+            path=MODELS["mathematics"], threads=1, context_tokens=384, stream_interval_ms=0
+        )
         engine = await open_engine(model, registry)
         self.chat = EngineChat(engine)
         self._serving = asyncio.ensure_future(serve_http(self.chat, registry, self._settings))
@@ -52,7 +57,7 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s:
             try:
                 if httpx.get(f"http://{self.address}/health").status_code == 200:

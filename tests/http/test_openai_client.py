@@ -2,12 +2,13 @@
 
 import json
 import math
-import threading
+import time
 
 import httpx
 import openai
 import pytest
-from serving import KEY, Served
+from gates import Gate
+from serving import KEY, PATIENCE_S, Served
 
 MODEL = "airloom-mathematics"
 QUESTION = [{"role": "user", "content": "What is 12+25?"}]
@@ -36,13 +37,18 @@ def test_a_chat_is_answered_with_logprobs_and_usage(client: openai.OpenAI) -> No
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + len(tokens)
 
 
-def test_a_streamed_chat_says_the_same(client: openai.OpenAI) -> None:
+def test_a_streamed_chat_says_the_same(client: openai.OpenAI, gate: Gate) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    gate.shut(after=1)
     stream = client.chat.completions.create(
         model=MODEL, messages=QUESTION, temperature=0, stream=True, logprobs=True,
         stream_options={"include_usage": True},
     )  # fmt: skip
-    chunks = list(stream)
+    chunks = []
+    for chunk in stream:
+        chunks.append(chunk)
+        # The next token is not made before this one was told.
+        gate.let(1)
     assert len(chunks) > 5
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
@@ -165,24 +171,31 @@ def test_a_wrong_key_is_refused(served: Served) -> None:
         stranger.models.list()
 
 
-def test_a_client_that_leaves_frees_its_place(client: openai.OpenAI, served: Served) -> None:
+def test_a_client_that_leaves_frees_its_place(
+    client: openai.OpenAI, served: Served, gate: Gate
+) -> None:
     outcomes = served.chat.engine.statistics.outcomes
     before = outcomes["CancelledTaskError"]
-    left = threading.Event()
     for stream in (True, False):
+        gate.shut(after=1)
         with pytest.raises(openai.APITimeoutError):
-            answer = client.with_options(timeout=0.05).completions.create(
+            # Where nothing is streamed, this one waits for what the gate holds.
+            patience_s = PATIENCE_S if stream else 0.2
+            answer = client.with_options(timeout=patience_s).completions.create(
                 model=MODEL, prompt="1+1", max_tokens=370, stream=stream,
                 extra_body={"ignore_eos": True},
             )  # fmt: skip
             for _ in answer:
                 answer.close()
                 raise openai.APITimeoutError(httpx.Request("POST", served.url))
-    for _ in range(100):
-        if outcomes["CancelledTaskError"] == before + 2:
-            break
-        left.wait(0.05)
-    assert outcomes["CancelledTaskError"] == before + 2
+        before += 1
+        deadline_s = time.monotonic() + PATIENCE_S
+        while outcomes["CancelledTaskError"] < before:
+            assert time.monotonic() < deadline_s
+            # A pass at a time: what is left alone would be done with its 370 tokens after so many.
+            gate.let(1)
+            time.sleep(0.05)
+    assert outcomes["CancelledTaskError"] == before
 
 
 def test_metrics_are_in_prometheus_form(client: openai.OpenAI, served: Served) -> None:

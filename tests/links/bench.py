@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sandboxes import run_in_sandbox
+
 from netctl.backends import BACKENDS, LinkSpec, execute
 from netctl.backends.base import AIR_NAMESPACE, namespace_commands
 from netctl.conditions.link import LinkConditions
 from testbed.runner import links
 from testbed.runner.plan import BoardPlan
-from testbed.sandbox import run_in_sandbox
 from testbed.scenario import DeviceEntry
 
 DEVICE, CLOUD = "10.9.0.2", "10.9.0.1"

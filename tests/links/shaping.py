@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sandboxes import run_in_sandbox
 
 from netctl.backends.capabilities import probe
-from testbed.sandbox import run_in_sandbox
 
 INTERFACE = "wlan9"
 NETEM = probe().netem

@@ -23,6 +23,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, DEVICE
+from sandboxes import run_in_sandbox
 from shaping import (
     INTERFACE,
     PATIENCE_S,
@@ -37,7 +38,6 @@ from netctl.backends import BACKENDS, execute
 from netctl.backends.base import LinkSpec, namespace_commands
 from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
-from testbed.sandbox import run_in_sandbox
 
 PAYLOAD_BYTES = 958
 FRAME_BITS = (PAYLOAD_BYTES + 28 + 14) * 8
