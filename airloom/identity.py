@@ -9,13 +9,16 @@ from typing import Any
 
 import grpc
 
-from airloom.errors import PermissionDeniedError, UnauthenticatedError
+from airloom.errors import InvalidTaskError, PermissionDeniedError, UnauthenticatedError
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 """Of agents, in settings and certificates alike."""
 
 ROLE_URI = "airloom:role/"
 """Precedes a role among the URIs of a certificate's subject alternative names."""
+
+ROLE_DOMAIN = ".role.airloom"
+"""Follows a role among its DNS names; no agent and no host may be called so."""
 
 
 class Role(str, Enum):
@@ -31,19 +34,58 @@ class Role(str, Enum):
     """What devices dial."""
 
 
+def role_host(role: Role) -> str:
+    """The DNS name that a certificate with the role has, so that whoever dials can ask for it."""
+    return f"{role.value}{ROLE_DOMAIN}"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whoever is at the other end of a call."""
 
     name: str
-    """Empty where neither a certificate nor a trusted field says it."""
+    """Empty where nothing vouches for one."""
     roles: frozenset[Role]
     authenticated: bool
     """Whether a certificate, or the permissions of a local socket, vouch for it."""
+    owner: str = ""
+    """Whose its runs and idempotency keys are: the same for no two callers that can be told apart."""
+    trusted: bool = False
+    """Whether the name that a field claims counts."""
+
+    @property
+    def is_operator(self) -> bool:
+        return Role.OPERATOR in self.roles
+
+    def registered_name(self, claimed: str) -> str:
+        """The name under which the caller registers: its certificate's.
+
+        Raises:
+            PermissionDeniedError: it claims another's name, or may not register.
+            UnauthenticatedError: nothing vouches for the name.
+        """
+        if not self.authenticated and not self.trusted:
+            raise UnauthenticatedError(
+                "without a certificate nobody can register, except where the server's security "
+                "says trust_names: true (testbed certificates NAME makes certificates)"
+            )
+        self.require(Role.DEVICE, to="register")
+        name = claimed or self.name
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise InvalidTaskError(
+                f"registration.device_id: {name[:64]!r} is no name: 1 to 64 letters, digits, _ . -"
+            )
+        if name != self.name and not self.is_operator:
+            raise PermissionDeniedError(
+                f"registration.device_id is {name!r}, but the certificate is {self.name!r}'s: "
+                "set device_id to that, or make a certificate "
+                f"(testbed certificates {name})"
+            )
+        return name
 
     def require(self, *allowed: Role, to: str) -> None:
         """Raise PermissionDeniedError unless the caller has one of the roles, or is an operator."""
-        if Role.OPERATOR in self.roles or self.roles.intersection(allowed):
+        if self.is_operator or self.roles.intersection(allowed):
             return
         wanted = " or ".join(role.value for role in (*allowed, Role.OPERATOR))
         mine = ", ".join(sorted(role.value for role in self.roles)) or "none"
@@ -53,21 +95,27 @@ class Caller:
         )
 
 
-LOCAL_OPERATOR = Caller("local", frozenset({Role.OPERATOR}), True)
+LOCAL_OPERATOR = Caller("local", frozenset({Role.OPERATOR}), True, "socket")
 """Whoever may open a Unix socket: its file permissions are the check."""
 
 
-def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+def caller_of(context: grpc.aio.ServicerContext[Any, Any], *, trust_names: bool = False) -> Caller:
     """Say who calls.
+
+    In plaintext a caller is an unknown device; with `trust_names` it is an operator, and the name
+    that it claims in a field counts.
 
     Raises:
         UnauthenticatedError: the certificate has no name that could be an agent's.
     """
-    if context.peer().startswith("unix:"):
+    peer = context.peer()
+    if peer.startswith("unix:"):
         return LOCAL_OPERATOR
     properties = context.auth_context()
     if not properties.get("transport_security_type"):
-        return Caller("", frozenset({Role.DEVICE}), False)
+        host = peer.rpartition(":")[0]
+        role = Role.OPERATOR if trust_names else Role.DEVICE
+        return Caller("", frozenset({role}), False, f"address {host}", trust_names)
     names = [entry.decode() for entry in properties.get("peer_dns", ())]
     if not names or not re.fullmatch(NAME_PATTERN, names[0]):
         raise UnauthenticatedError(
@@ -76,5 +124,7 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
         )
     uris = [entry.decode() for entry in properties.get("peer_uri", ())]
     said = {uri.removeprefix(ROLE_URI) for uri in uris if uri.startswith(ROLE_URI)}
-    roles = frozenset(role for role in Role if role.value in said) or frozenset({Role.DEVICE})
-    return Caller(names[0], roles, True)
+    roles = {role for role in Role if role.value in said} or {Role.DEVICE}
+    if Role.COORDINATOR in roles:
+        roles.add(Role.DEVICE)
+    return Caller(names[0], frozenset(roles), True, f"certificate {names[0]}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from airloom.errors import ConfigurationError
+from airloom.identity import Role, role_host
 from airloom.settings_file import FilePath, Settings
 
 
@@ -56,11 +58,47 @@ class TransportSecurity(Settings):
         )
 
 
+class ServerSecurity(TransportSecurity):
+    """How a server is reached, and whom it believes."""
+
+    trust_names: bool = Field(
+        False,
+        description="only with plaintext: true: believe the name that a caller claims, and let it "
+        "do all that an operator may; for links that nobody else can reach",
+    )
+
+    @model_validator(mode="after")
+    def _certificates_say_names(self) -> ServerSecurity:
+        if self.trust_names and not self.plaintext:
+            raise ValueError("trust_names is for plaintext: true; certificates say who calls")
+        return self
+
+
 def open_channel(
-    address: str, security: TransportSecurity, options: list[tuple[str, int]] | None = None
+    address: str,
+    security: TransportSecurity,
+    options: Sequence[tuple[str, int | str]] = (),
+    *,
+    role: Role | None = None,
 ) -> grpc.aio.Channel:
-    """Open a channel as the settings say."""
+    """Open a channel as the settings say.
+
+    Over TLS the other end's certificate must have the role, or without one the address's host name.
+    """
     credentials = security.channel_credentials()
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
+    if role is not None:
+        # gRPC checks a certificate's names and nothing else: so roles have a name each.
+        options = [*options, ("grpc.ssl_target_name_override", role_host(role))]
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def why_refused(details: str, role: Role) -> str:
+    """Write why a server dialled with a role was not reached; says what its certificate lacks."""
+    if role_host(role) not in details:
+        return details
+    return (
+        f"its certificate does not have the role {role.value} "
+        f"(testbed certificates NAME --role {role.value} makes one that has)"
+    )

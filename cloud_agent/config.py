@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from airloom.security import TransportSecurity
+from airloom.identity import NAME_PATTERN
+from airloom.security import ServerSecurity
 from airloom.settings_file import FilePath, Settings
 from airloom.tracing import TracingSettings
 from device_agent.config import (
@@ -34,9 +35,9 @@ class ServersSettings(AnswerSettings):
 class CloudAgentSettings(Settings):
     """Everything a cloud agent is told."""
 
-    cloud_id: str = Field("cloud", pattern=r"^[A-Za-z0-9_.-]+$")
+    cloud_id: str = Field("cloud", pattern=NAME_PATTERN)
     listen: str = Field("0.0.0.0:50051", description="host:port that devices dial")
-    security: TransportSecurity
+    security: ServerSecurity
     local_socket: str | None = Field(
         None, description="path of a Unix socket for operators on this machine"
     )

@@ -10,7 +10,8 @@ import psutil
 from pydantic import Field, model_validator
 
 from airloom.errors import ConfigurationError
-from airloom.security import TransportSecurity
+from airloom.identity import NAME_PATTERN
+from airloom.security import ServerSecurity, TransportSecurity
 from airloom.settings_file import FilePath, Settings
 from airloom.tracing import TracingSettings
 from collaboration.routing import RoutingSettings
@@ -143,9 +144,9 @@ class HttpSettings(Settings):
 class DeviceSettings(Settings):
     """Everything a device agent is told."""
 
-    device_id: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    device_id: str = Field(pattern=NAME_PATTERN, description="as the certificate says it")
     listen: str = Field("127.0.0.1:50061", description="host:port or unix:/path for applications")
-    listen_security: TransportSecurity
+    listen_security: ServerSecurity
     model: ModelSettings
     routing: RoutingSettings = RoutingSettings()
     cloud: CloudSettings | None = None

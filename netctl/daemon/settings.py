@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from airloom.security import TransportSecurity
+from airloom.security import ServerSecurity
 from airloom.settings_file import Settings
 
 
@@ -12,7 +12,7 @@ class DaemonSettings(Settings):
     """Of `netctl serve`."""
 
     listen: str = Field("0.0.0.0:50071", description="HOST:PORT, or unix:PATH")
-    security: TransportSecurity = Field(
+    security: ServerSecurity = Field(
         description="ca, certificate and key for mutual TLS, or plaintext: true"
     )
     interfaces: list[str] = Field(
