@@ -10,9 +10,9 @@ from airloom.settings_file import FilePath, Settings
 from airloom.tracing import TracingSettings
 from device_agent.config import (
     AnswerSettings,
-    HttpSettings,
     ModelSettings,
 )
+from device_agent.http.settings import HttpSettings
 
 
 class ServerSettings(Settings):

@@ -46,7 +46,7 @@ async def _serve(settings: DeviceSettings) -> None:
             if cascade.uplink is not None:
                 work.append(cascade.uplink.run())
             if settings.http is not None:
-                work.append(serve_http(chat, registry, settings.http))
+                work.append(serve_http(chat, registry, settings.http, cascade))
             if settings.telemetry is not None:
                 work.append(publish(settings.device_id, settings.telemetry))
             await first_to_end(*work)
