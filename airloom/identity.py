@@ -20,6 +20,9 @@ ROLE_URI = "airloom:role/"
 ROLE_DOMAIN = ".role.airloom"
 """Follows a role among its DNS names; no agent and no host may be called so."""
 
+_PLAINTEXT = [b"insecure"]
+"""What gRPC calls the security of a connection without TLS."""
+
 
 class Role(str, Enum):
     """What a caller may do; a certificate without a role is a device's."""
@@ -112,7 +115,7 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], *, trust_names: bool 
     if peer.startswith("unix:"):
         return LOCAL_OPERATOR
     properties = context.auth_context()
-    if not properties.get("transport_security_type"):
+    if properties.get("transport_security_type", _PLAINTEXT) == _PLAINTEXT:
         host = peer.rpartition(":")[0]
         role = Role.OPERATOR if trust_names else Role.DEVICE
         return Caller("", frozenset({role}), False, f"address {host}", trust_names)

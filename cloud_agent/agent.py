@@ -11,16 +11,18 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from airloom.concurrency import first_to_end
-from airloom.errors import AirloomError, ConfigurationError
+from airloom.concurrency import first_to_end, keep_going
+from airloom.errors import ConfigurationError, explained
 from airloom.grpc_server import GrpcServer
-from airloom.grpc_status import grpc_status
+from airloom.grpc_status import end_call
+from airloom.identity import caller_of
 from airloom.signals import until_signalled
 from airloom.tracing import recording
 from cloud_agent.config import CloudAgentSettings, ServersSettings
 from cloud_agent.engines.pool import ServerPool
 from cloud_agent.fleet.registry import Registry
 from cloud_agent.fleet.servicer import FleetServicer
+from cloud_agent.fleet.teams import Teams
 from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat
 from device_agent.config import AnswerSettings
@@ -41,9 +43,19 @@ log = logging.getLogger(__name__)
 class CloudInferenceServicer(InferenceServicer):
     """Answers in the cloud, or hands a task to the device that the request names."""
 
-    def __init__(self, answerer: Answerer, registry: Registry, chat: EngineChat | None) -> None:
+    def __init__(
+        self,
+        answerer: Answerer,
+        registry: Registry,
+        chat: EngineChat | None,
+        teams: Teams,
+        *,
+        trust_names: bool,
+    ) -> None:
         super().__init__(answerer.answer, answerer, chat)
         self._registry = registry
+        self._teams = teams
+        self._trust_names = trust_names
 
     async def Infer(  # noqa: N802
         self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -52,10 +64,11 @@ class CloudInferenceServicer(InferenceServicer):
             return await super().Infer(request, context)
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
         try:
-            device = self._registry.get(request.device_id)
+            caller = caller_of(context, trust_names=self._trust_names)
+            device = self._teams.device(caller, request.device_id, self._registry)
             result = await device.assign(request.task, deadline_s)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        except Exception as error:
+            await end_call(context, explained(error))
         return inference_pb2.InferResponse(result=result)
 
 
@@ -72,14 +85,16 @@ async def _open_and_serve(settings: CloudAgentSettings) -> None:
         try:
             chat = EngineChat(engine)
             http = settings.http
-            background = [] if http is None else [serve_http(chat, registry, http)]
+            background: list[Coroutine[Any, Any, None]] = []
+            if http is not None:
+                background.append(keep_going("HTTP", lambda: serve_http(chat, registry, http)))
             await _serve(settings, chat, settings.model, chat, background)
         finally:
             await asyncio.to_thread(engine.close)
     elif settings.engines is not None:
         pool = _open_pool(settings.engines)
         try:
-            await _serve(settings, pool, settings.engines, None, [pool.watch()])
+            await _serve(settings, pool, settings.engines, None, [keep_going("checks", pool.watch)])
         finally:
             await pool.close()
 
@@ -117,25 +132,28 @@ async def _serve(
         module.DESCRIPTOR.services_by_name[name].full_name
         for module, name in ((fleet_pb2, "FleetService"), (inference_pb2, "InferenceService"))
     ]
-    server = GrpcServer(settings.listen, settings.security, services)
-    fleet_pb2_grpc.add_FleetServiceServicer_to_server(
-        FleetServicer(
-            registry,
-            answerer,
-            cloud_id=settings.cloud_id,
-            heartbeat_interval_s=settings.heartbeat_interval_s,
-            synchronised_clocks=settings.synchronised_clocks,
-        ),
-        server.server,
+    server = GrpcServer(settings.listen, settings.security, services, settings.limits)
+    trust_names = settings.security.trust_names
+    fleet = FleetServicer(
+        registry,
+        answerer,
+        settings.fleet,
+        cloud_id=settings.cloud_id,
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        synchronised_clocks=settings.synchronised_clocks,
+        trust_names=trust_names,
     )
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server.server)
+    teams = Teams(settings.fleet.teams)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        CloudInferenceServicer(answerer, registry, chat), server.server
+        CloudInferenceServicer(answerer, registry, chat, teams, trust_names=trust_names),
+        server.server,
     )
     if settings.local_socket is not None:
         server.listen_locally(settings.local_socket)
     await server.start()
     try:
-        await first_to_end(until_signalled(), *background)
+        await first_to_end(until_signalled(), keep_going("the watch", fleet.watch), *background)
     finally:
         log.info("stopping")
         await server.stop()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
+from airloom.grpc_server import ServerLimits
 from airloom.identity import NAME_PATTERN
 from airloom.security import ServerSecurity
 from airloom.settings_file import FilePath, Settings
+from airloom.stream import StreamLimits
 from airloom.tracing import TracingSettings
 from device_agent.config import (
     AnswerSettings,
+    HttpSettings,
     ModelSettings,
 )
-from device_agent.http.settings import HttpSettings
 
 
 class ServerSettings(Settings):
@@ -32,6 +36,33 @@ class ServersSettings(AnswerSettings):
     check_interval_s: float = Field(5.0, gt=0)
 
 
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class FleetSettings(Settings):
+    """Who may open streams and hand out work, and how much one device may hold."""
+
+    teams: dict[Name, list[Name]] = Field(
+        {}, description="the devices that each coordinator may list and hand tasks to"
+    )
+    registration_timeout_s: float = Field(10.0, gt=0)
+    streams: int = Field(4096, ge=1, description="at once; more are refused")
+    unregistered_streams: int = Field(
+        4, ge=1, description="of one certificate that have not registered yet"
+    )
+    asks_in_flight: int = Field(128, ge=1, description="of one device; more are refused")
+    assignments_in_flight: int = Field(64, ge=1, description="of one device; more are refused")
+    bytes_in_flight: int = Field(
+        64 << 20, ge=1 << 16, description="of one device's asks, and of its assignments"
+    )
+    grace_s: float = Field(
+        30.0,
+        ge=0,
+        description="for how long an ask goes on when its stream broke, for the device to come back",
+    )
+    stream: StreamLimits = Field(StreamLimits(), description="of each stream: as the devices'")
+
+
 class CloudAgentSettings(Settings):
     """Everything a cloud agent is told."""
 
@@ -47,7 +78,9 @@ class CloudAgentSettings(Settings):
         None, description="serve OpenAI's API as well; only with a model of its own"
     )
     tracing: TracingSettings | None = Field(None, description="send OpenTelemetry spans")
-    heartbeat_interval_s: float = Field(2.0, gt=0)
+    heartbeat_interval_s: float = Field(2.0, ge=0.01, le=3600)
+    fleet: FleetSettings = FleetSettings()
+    limits: ServerLimits = Field(ServerLimits(), description="of the gRPC server")
     synchronised_clocks: bool = Field(
         False, description="the devices' clocks and this one agree (PTP, same machine)"
     )

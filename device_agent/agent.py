@@ -7,7 +7,7 @@ import logging
 
 from prometheus_client import CollectorRegistry
 
-from airloom.concurrency import first_to_end
+from airloom.concurrency import first_to_end, keep_going
 from airloom.grpc_server import GrpcServer
 from airloom.signals import until_signalled
 from airloom.tracing import recording
@@ -35,20 +35,22 @@ async def _serve(settings: DeviceSettings) -> None:
     try:
         chat = EngineChat(engine)
         cascade = Cascade(settings, chat)
-        name = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-        server = GrpcServer(settings.listen, settings.listen_security, [name])
+        service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+        server = GrpcServer(settings.listen, settings.listen_security, [service], settings.limits)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(cascade.infer, cascade.answerer, chat), server.server
         )
         await server.start()
         try:
             work = [until_signalled()]
-            if cascade.uplink is not None:
-                work.append(cascade.uplink.run())
-            if settings.http is not None:
-                work.append(serve_http(chat, registry, settings.http, cascade))
-            if settings.telemetry is not None:
-                work.append(publish(settings.device_id, settings.telemetry))
+            uplink, http, telemetry = cascade.uplink, settings.http, settings.telemetry
+            if uplink is not None:
+                work.append(keep_going("the uplink", uplink.run))
+            if http is not None:
+                work.append(keep_going("HTTP", lambda: serve_http(chat, registry, http)))
+            if telemetry is not None:
+                name = settings.device_id
+                work.append(keep_going("telemetry", lambda: publish(name, telemetry)))
             await first_to_end(*work)
         finally:
             log.info("stopping")

@@ -18,8 +18,7 @@ from device_agent.engine import (
     Sampling,
     SequenceState,
 )
-from device_agent.engine.grammar import any_json
-from device_agent.engine.requests import Conversation, JsonSchema, Turn
+from device_agent.engine.grammar import any_json, from_json_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,10 @@ class OutputForm:
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
 
-    def as_grammar(self) -> str | JsonSchema | None:
-        """GBNF or a schema, None where the form is free."""
+    def as_grammar(self) -> str | None:
+        """GBNF, or None where the form is free; InvalidTaskError where a schema cannot be met."""
         if self.json_schema is not None:
-            return JsonSchema(self.json_schema)
+            return from_json_schema(self.json_schema)
         return any_json() if self.json_object else self.grammar
 
 
@@ -87,10 +86,10 @@ class EngineChat:
         return self.engine.description
 
     def generate_request(self, request: ChatRequest) -> GenerateRequest:
-        """What the engine is asked; its chat template writes the conversation as a prompt."""
+        """Write the conversation as the model's chat template wants it."""
         return GenerateRequest(
-            prompt=Conversation(
-                tuple(Turn(message.role, message.text) for message in request.messages)
+            prompt=self.engine.model.chat_prompt(
+                [{"role": message.role, "content": message.text} for message in request.messages]
             ),
             images=tuple(image for message in request.messages for image in message.images),
             max_tokens=request.max_tokens,

@@ -10,12 +10,13 @@ import psutil
 from pydantic import Field, model_validator
 
 from airloom.errors import ConfigurationError
+from airloom.grpc_server import ServerLimits
 from airloom.identity import NAME_PATTERN
 from airloom.security import ServerSecurity, TransportSecurity
 from airloom.settings_file import FilePath, Settings
+from airloom.stream import StreamLimits
 from airloom.tracing import TracingSettings
 from collaboration.routing import RoutingSettings
-from device_agent.http.settings import HttpSettings
 
 
 def physical_cores() -> int:
@@ -105,6 +106,15 @@ class CloudSettings(Settings):
     connect_timeout_s: float = Field(10.0, gt=0)
     backoff_initial_s: float = Field(0.2, gt=0)
     backoff_max_s: float = Field(10.0, gt=0)
+    wait_s: float = Field(
+        5.0, ge=0, description="for how long an ask without a deadline waits for a stream"
+    )
+    asks_in_flight: int = Field(64, ge=1, description="that the cloud has at once")
+    asks_waiting: int = Field(1024, ge=0, description="for their turn; more are refused")
+    assignments_in_flight: int = Field(
+        128, ge=1, description="that this device takes from the cloud at once"
+    )
+    stream: StreamLimits = Field(StreamLimits(), description="of the stream: as the cloud's")
     synchronised_clock: bool = Field(
         False, description="the cloud's clock and this one agree (PTP, same machine)"
     )
@@ -132,12 +142,23 @@ class TelemetrySettings(Settings):
         return self
 
 
+class HttpSettings(Settings):
+    """OpenAI's API, health and metrics over HTTP."""
+
+    listen: str = Field("127.0.0.1:8080", pattern=r"^.+:[0-9]+$", description="host:port")
+    security: TransportSecurity
+    api_key_file: FilePath | None = Field(
+        None, description="holds the key that clients must send, on its first line"
+    )
+
+
 class DeviceSettings(Settings):
     """Everything a device agent is told."""
 
     device_id: str = Field(pattern=NAME_PATTERN, description="as the certificate says it")
     listen: str = Field("127.0.0.1:50061", description="host:port or unix:/path for applications")
     listen_security: ServerSecurity
+    limits: ServerLimits = Field(ServerLimits(), description="of the gRPC server")
     model: ModelSettings
     routing: RoutingSettings = RoutingSettings()
     cloud: CloudSettings | None = None

@@ -1,49 +1,56 @@
-"""The device's one stream to the cloud: it dials out, registers, asks, and answers what it is handed."""
+"""The device's way to the cloud: it dials out, registers, asks, and answers what it is handed.
+
+An ask waits for a stream as long as its deadline allows. One whose stream broke is asked again on
+the next, under the same idempotency key: the cloud, which goes on with it for a while, joins it to
+the running work or returns the kept result. It is given up when its deadline passes; without a
+deadline when there is no stream for `wait_s`; when `_STREAMS_PER_ASK` streams broke under it; and at
+once when the cloud refuses this device.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
+import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 
 import grpc
 from opentelemetry.trace import SpanKind
 
 from airloom.backoff import full_jitter
-from airloom.concurrency import first_to_end
-from airloom.errors import AirloomError, DeadlineExceededError, UnreachableError
-from airloom.security import open_channel
+from airloom.concurrency import by_deadline
+from airloom.errors import (
+    AirloomError,
+    ConfigurationError,
+    DeadlineExceededError,
+    OverloadedError,
+    UnreachableError,
+    explained,
+)
+from airloom.log_text import one_line
+from airloom.stream import PROTOCOL
 from airloom.tracing import send_along, task_span
-from device_agent.answering import failure
+from device_agent.cloud_ask import CloudAsk
+from device_agent.cloud_stream import CloudStream, Handler, StreamBrokenError
 from device_agent.config import CloudSettings
 from device_agent.engine import OnText
-from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
+from protos.airloom.v1 import fleet_pb2, inference_pb2, task_pb2
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "airloom.v1"
-GRPC_FRAME_BYTES = 5
-MISSED_HEARTBEATS = 3
-"""So many heartbeats' time of silence, and either side gives the stream up."""
-
-Handler = Callable[[task_pb2.Task], Awaitable[task_pb2.TaskResult]]
-
-
-@dataclass
-class _Session:
-    """One established stream."""
-
-    outgoing: asyncio.Queue[fleet_pb2.ConnectRequest]
-    last_heard_s: float
-
-    def send(self, message: fleet_pb2.ConnectRequest) -> int:
-        """Queue a message; return its size on the stream."""
-        message.sent_unix_ns = time.time_ns()
-        self.outgoing.put_nowait(message)
-        return int(message.ByteSize()) + GRPC_FRAME_BYTES
+_STREAMS_PER_ASK = 10
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.ABORTED,
+    }
+)
+"""Of a stream: dialling again soon does not help."""
 
 
 class Uplink:
@@ -62,185 +69,152 @@ class Uplink:
             device_id=device_id, protocol=PROTOCOL, model=model
         )
         self._handle = handle
-        self._session: _Session | None = None
-        self._connected = asyncio.Event()
-        self._waiting: dict[str, asyncio.Future[tuple[task_pb2.TaskResult, float, int]]] = {}
-        self._assigned: dict[str, asyncio.Task[None]] = {}
-        self._heartbeat_sent_s = 0.0
-        self.rtt_ms: float | None = None
+        self._stream: CloudStream | None = None
+        self._refusal: str | None = None
+        self._settled = asyncio.Event()
+        """There is a stream, or a refusal."""
+        self._places = asyncio.Semaphore(settings.asks_in_flight)
+        self._asking = 0
+        self._key_prefix, self._keys = secrets.token_hex(8), itertools.count(1)
         self.last_error = "not connected yet"
 
     @property
     def connected(self) -> bool:
         """Whether the cloud has welcomed this device on the present stream."""
-        return self._session is not None
+        return self._stream is not None
 
-    async def wait_connected(self) -> None:
-        """Return as soon as a stream is up."""
-        await self._connected.wait()
+    @property
+    def rtt_ms(self) -> float | None:
+        """The round trip of the present stream's last echoed heartbeat."""
+        return None if self._stream is None else self._stream.rtt_ms
 
     async def ask(
-        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None = None
+        self,
+        task: task_pb2.Task,
+        deadline_s: float | None,
+        on_text: OnText | None = None,
     ) -> task_pb2.TaskResult:
         """Send a task up and wait for its result, with the link's share of the time filled in.
 
-        Cancelling the coroutine cancels the task in the cloud.
+        With `on_text` the text is told as it comes, before the result. Should the cloud begin
+        another text after a stream broke, no more is told: the result's text then does not begin
+        with what was. Cancelling the coroutine cancels the task in the cloud.
 
         Raises:
-            UnreachableError: there is no stream, or it broke before the answer came.
+            UnreachableError: there is no stream within the time, or too many broke.
             DeadlineExceededError: the deadline passed first.
+            OverloadedError: too many asks wait already.
+            InvalidTaskError: the task is too large to be sent.
         """
-        del on_text
-        with task_span("uplink", task, SpanKind.CLIENT):
-            return await self._ask(task, deadline_s)
+        waiting = self._settings.asks_waiting
+        if self._asking >= self._settings.asks_in_flight + waiting:
+            raise OverloadedError(f"{waiting} asks wait for the cloud already")
+        self._asking += 1
+        try:
+            with task_span("uplink", task, SpanKind.CLIENT):
+                return await by_deadline(self._ask(task, deadline_s, on_text), deadline_s)
+        except asyncio.TimeoutError:
+            why = (
+                "before the cloud answered"
+                if self.connected
+                else f"before the cloud could be reached: {self.last_error}"
+            )
+            raise DeadlineExceededError(f"the deadline passed {why}") from None
+        finally:
+            self._asking -= 1
 
-    async def _ask(self, task: task_pb2.Task, deadline_s: float | None) -> task_pb2.TaskResult:
-        session = self._session
-        if session is None:
-            raise UnreachableError(f"the cloud cannot be reached: {self.last_error}")
+    async def _ask(
+        self, task: task_pb2.Task, deadline_s: float | None, on_text: OnText | None
+    ) -> task_pb2.TaskResult:
+        started_s = time.monotonic()
         sent = task_pb2.Task()
         sent.CopyFrom(task)
         send_along(sent)
-        started_s = time.monotonic()
-        timeout_s = None if deadline_s is None else max(0.0, deadline_s - started_s)
-        if timeout_s is not None:
-            sent.budget.deadline_ms = timeout_s * 1e3
-        future: asyncio.Future[tuple[task_pb2.TaskResult, float, int]] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self._waiting[task.task_id] = future
-        uplink_bytes = session.send(fleet_pb2.ConnectRequest(ask=sent))
+        sent.idempotency_key = f"{self._key_prefix}-{next(self._keys)}"
+        limit = self._settings.stream.text_bytes
+        ask = CloudAsk(sent, streamed=on_text is not None, text_limit_bytes=limit)
+        async with self._places:
+            result = await self._over_streams(ask, deadline_s, on_text)
+        result.task_id = task.task_id
+        self._fill_in(result.timing, ask, (time.monotonic() - started_s) * 1e3)
+        return result
+
+    async def _over_streams(
+        self, ask: CloudAsk, deadline_s: float | None, on_text: OnText | None
+    ) -> task_pb2.TaskResult:
+        broken: StreamBrokenError | None = None
+        for _ in range(_STREAMS_PER_ASK):
+            stream = await self._next_stream(has_deadline=deadline_s is not None)
+            if deadline_s is not None:
+                ask.task.budget.deadline_ms = max(0.0, deadline_s - time.monotonic()) * 1e3
+            try:
+                return await stream.ask(ask, on_text)
+            except StreamBrokenError as error:
+                broken = error
+        raise UnreachableError(f"{_STREAMS_PER_ASK} streams broke under this ask: {broken}")
+
+    async def _next_stream(self, *, has_deadline: bool) -> CloudStream:
+        """Wait for a stream: for `wait_s`, or as long as the deadline lets this run."""
+        wait_s = None if has_deadline else self._settings.wait_s
         try:
-            result, downlink_ms, downlink_bytes = await asyncio.wait_for(future, timeout_s)
+            while self._stream is None and self._refusal is None:
+                await asyncio.wait_for(self._settled.wait(), wait_s)
         except asyncio.TimeoutError:
-            self._withdraw(task.task_id)
-            raise DeadlineExceededError("the deadline passed before the cloud answered") from None
-        except asyncio.CancelledError:
-            self._withdraw(task.task_id)
-            raise
-        finally:
-            del self._waiting[task.task_id]
-        timing = result.timing
-        total_ms = (time.monotonic() - started_s) * 1e3
+            pass
+        if self._stream is None:
+            raise UnreachableError(f"the cloud cannot be reached: {self.last_error}")
+        return self._stream
+
+    def _fill_in(self, timing: task_pb2.Timing, ask: CloudAsk, total_ms: float) -> None:
         if self._settings.synchronised_clock:
-            timing.downlink_ms = downlink_ms
+            timing.downlink_ms = ask.downlink_ms
         else:
             one_way_ms = max(0.0, total_ms - timing.total_ms) / 2
             timing.uplink_ms = timing.downlink_ms = one_way_ms
             timing.one_way_estimated = True
         timing.total_ms = total_ms
-        timing.uplink_bytes, timing.downlink_bytes = uplink_bytes, downlink_bytes
-        return result
-
-    def _withdraw(self, task_id: str) -> None:
-        if self._session is not None:
-            cancel = fleet_pb2.CancelTask(task_id=task_id)
-            self._session.send(fleet_pb2.ConnectRequest(cancel=cancel))
+        timing.uplink_bytes, timing.downlink_bytes = ask.uplink_bytes, ask.downlink_bytes
 
     async def run(self) -> None:
-        """Connect, serve, and connect again with back-off, until cancelled."""
+        """Connect, serve, and connect again with back-off, until cancelled.
+
+        Raises:
+            ConfigurationError: at the start: the certificates cannot be read.
+        """
+        self._settings.security.channel_credentials()
         s, rng = self._settings, random.Random()
         waits = full_jitter(s.backoff_initial_s, s.backoff_max_s, rng)
         while True:
+            refusal = None
             try:
-                await self._connect_once()
-                self.last_error = "the cloud closed the stream"
-            except (grpc.aio.AioRpcError, UnreachableError) as error:
-                details = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                self.last_error = f"{s.address}: {details}"
-            except asyncio.TimeoutError:
-                self.last_error = f"{s.address}: no welcome within {s.connect_timeout_s:g} s"
+                await CloudStream(s, self._registration, self._handle, self._welcome).run()
+                reason = "the cloud closed the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = one_line(error.details() or error.code().name, 500)
+                refusal = reason if error.code() in _REFUSALS else None
+            except Exception as error:
+                reason = _told(error)
             finally:
-                was_connected = self._session is not None
-                self._drop_session()
-            if was_connected:
+                was_connected = self._stream is not None
+                self._stream = None
+                self._settled.clear()
+            self.last_error = f"{s.address}: {reason}"
+            self._refusal = refusal
+            if refusal is not None:
+                self._settled.set()
+            elif was_connected:
                 waits = full_jitter(s.backoff_initial_s, s.backoff_max_s, rng)
             wait_s = next(waits)
             log.warning("cloud lost (%s); trying again in %.2f s", self.last_error, wait_s)
             await asyncio.sleep(wait_s)
 
-    def _drop_session(self) -> None:
-        self._session = None
-        self._connected.clear()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(
-                    UnreachableError(f"the cloud was lost before it answered: {self.last_error}")
-                )
-        for assigned in self._assigned.values():
-            assigned.cancel()
+    def _welcome(self, stream: CloudStream) -> None:
+        self._stream, self._refusal = stream, None
+        self._settled.set()
+        log.info("connected to %s", self._settings.address)
 
-    async def _connect_once(self) -> None:
-        outgoing: asyncio.Queue[fleet_pb2.ConnectRequest] = asyncio.Queue()
-        session = _Session(outgoing, time.monotonic())
-        session.send(fleet_pb2.ConnectRequest(registration=self._registration))
 
-        async def requests() -> AsyncIterator[fleet_pb2.ConnectRequest]:
-            while True:
-                yield await outgoing.get()
-
-        options = [("grpc.enable_retries", 0)]
-        async with open_channel(
-            self._settings.address, self._settings.security, options
-        ) as channel:
-            call = fleet_pb2_grpc.FleetServiceStub(channel).Connect(requests())
-            responses: AsyncIterator[fleet_pb2.ConnectResponse] = aiter(call)
-            try:
-                timeout_s = self._settings.connect_timeout_s
-                first = await asyncio.wait_for(anext(responses, None), timeout_s)
-                if first is None or not first.HasField("welcome"):
-                    raise UnreachableError("the cloud did not welcome this device")
-                self._session = session
-                self._connected.set()
-                log.info("connected to %s at %s", first.welcome.cloud_id, self._settings.address)
-                interval_s = first.welcome.heartbeat_interval_ms / 1e3
-                await first_to_end(
-                    self._read(session, responses), self._heartbeats(session, interval_s)
-                )
-            finally:
-                call.cancel()
-
-    async def _read(
-        self, session: _Session, responses: AsyncIterator[fleet_pb2.ConnectResponse]
-    ) -> None:
-        async for response in responses:
-            self._receive(session, response)
-
-    async def _heartbeats(self, session: _Session, interval_s: float) -> None:
-        """Send heartbeats; raise UnreachableError when nothing has been heard for too long."""
-        sequence = 0
-        while True:
-            silent_s = time.monotonic() - session.last_heard_s
-            if silent_s > MISSED_HEARTBEATS * interval_s:
-                raise UnreachableError(f"nothing heard for {silent_s:.1f} s")
-            sequence += 1
-            heartbeat = fleet_pb2.Heartbeat(sequence=sequence, rtt_ms=self.rtt_ms)
-            self._heartbeat_sent_s = time.monotonic()
-            session.send(fleet_pb2.ConnectRequest(heartbeat=heartbeat))
-            await asyncio.sleep(interval_s)
-
-    def _receive(self, session: _Session, response: fleet_pb2.ConnectResponse) -> None:
-        session.last_heard_s = time.monotonic()
-        kind = response.WhichOneof("message")
-        if kind == "heartbeat":
-            self.rtt_ms = (session.last_heard_s - self._heartbeat_sent_s) * 1e3
-        elif kind == "result":
-            downlink_ms = max(0.0, (time.time_ns() - response.sent_unix_ns) / 1e6)
-            future = self._waiting.get(response.result.task_id)
-            if future is not None and not future.done():
-                size = response.ByteSize() + GRPC_FRAME_BYTES
-                future.set_result((response.result, downlink_ms, size))
-        elif kind == "assignment":
-            task = response.assignment
-            self._assigned[task.task_id] = asyncio.create_task(self._serve(session, task))
-        elif kind == "cancel" and (assigned := self._assigned.get(response.cancel.task_id)):
-            assigned.cancel()
-
-    async def _serve(self, session: _Session, task: task_pb2.Task) -> None:
-        try:
-            result = await self._handle(task)
-        except AirloomError as error:
-            result = failure(task.task_id, error)
-        finally:
-            self._assigned.pop(task.task_id, None)
-        session.send(fleet_pb2.ConnectRequest(result=result))
+def _told(error: Exception) -> str:
+    if isinstance(error, AirloomError) and not isinstance(error, ConfigurationError):
+        return one_line(error, 500)
+    return str(explained(error))

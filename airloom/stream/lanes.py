@@ -50,6 +50,11 @@ class Lanes(Generic[M]):
         """How many messages wait."""
         return len(self._payloads) + len(self._control) + (self._heartbeat is not None)
 
+    @property
+    def closed(self) -> AirloomError | None:
+        """Why nothing more is sent."""
+        return self._closed
+
     def close(self, error: AirloomError) -> None:
         """Send nothing more; whoever waits for something to be sent gets the error."""
         if self._closed is not None:
@@ -74,20 +79,14 @@ class Lanes(Generic[M]):
             self._ready.set()
 
     def control(self, message: M) -> None:
-        """Send a small message before any payload.
-
-        Raises:
-            OverloadedError: too many wait; the stream should end.
-        """
-        if self._closed is None:
-            self._check_count(len(self._control))
+        """Send a small message before any payload; where too many wait, the stream is closed."""
+        if self._has_place(len(self._control)):
             self._control.append(self._stamped(message))
             self._ready.set()
 
     def post(self, message: M) -> None:
-        """Send a small message in its turn, without waiting; raises as `control` does."""
-        if self._closed is None:
-            self._check_count(len(self._payloads))
+        """Send a small message in its turn, without waiting; where too many wait, as `control`."""
+        if self._has_place(len(self._payloads)):
             message = self._stamped(message)
             self._payloads.append(_Payload(message, message.ByteSize(), None))
             self._ready.set()
@@ -167,11 +166,14 @@ class Lanes(Generic[M]):
             payload.taken.set_result(payload.wire_bytes)
         return part
 
-    def _check_count(self, waiting: int) -> None:
+    def _has_place(self, waiting: int) -> bool:
         if waiting >= self._limits.waiting_messages:
-            raise OverloadedError(
-                f"{waiting} messages wait to be sent: the other side causes more than it reads"
+            self.close(
+                OverloadedError(
+                    f"{waiting} messages wait to be sent: the other side causes more than it reads"
+                )
             )
+        return self._closed is None
 
     @staticmethod
     def _stamped(message: M) -> M:

@@ -28,9 +28,7 @@ class StreamLimits(Settings):
     waiting_messages: int = Field(
         1024, ge=16, description="that may wait to be sent; whoever causes more loses the stream"
     )
-    text_bytes: int = Field(
-        4 << 20, ge=1 << 10, description="of one answer's text that its reader has not read"
-    )
+    text_bytes: int = Field(4 << 20, ge=1 << 10, description="of one answer that is streamed")
 
     @model_validator(mode="after")
     def _room_for_one(self) -> StreamLimits:

@@ -27,6 +27,7 @@ from protos.airloom.v1 import (
 from testbed.certificates import issue, make_authority, make_curve_keys
 
 PLAINTEXT = {"plaintext": True}
+TRUSTED = {**PLAINTEXT, "trust_names": True}
 
 
 def question(text: str = "What is 12+25?", **budget: Any) -> task_pb2.Task:
@@ -104,7 +105,7 @@ async def start_both(
 
 
 async def test_an_unsure_device_asks_the_cloud_and_says_so(agents: Agents) -> None:
-    await start_both(agents, PLAINTEXT, PLAINTEXT)
+    await start_both(agents, TRUSTED, PLAINTEXT)
     await until_registered(agents.folder, ["board"])
     result = await infer(agents.folder, question())
     assert result.answer.provenance.place == task_pb2.PLACE_CLOUD
@@ -127,7 +128,7 @@ async def test_an_unsure_device_asks_the_cloud_and_says_so(agents: Agents) -> No
 
 
 async def test_data_that_must_stay_on_the_device_stays(agents: Agents) -> None:
-    await start_both(agents, PLAINTEXT, PLAINTEXT)
+    await start_both(agents, TRUSTED, PLAINTEXT)
     await until_registered(agents.folder, ["board"])
     task = question(residency=task_pb2.RESIDENCY_DEVICE_ONLY)
     result = await infer(agents.folder, task)
@@ -135,7 +136,7 @@ async def test_data_that_must_stay_on_the_device_stays(agents: Agents) -> None:
 
 
 async def test_the_cloud_hands_work_to_a_device(agents: Agents) -> None:
-    await start_both(agents, PLAINTEXT, PLAINTEXT)
+    await start_both(agents, TRUSTED, PLAINTEXT)
     await until_registered(agents.folder, ["board"])
     result = await infer(agents.folder, question(), "cloud", device_id="board")
     assert result.answer.provenance.agent_id == "board"
@@ -146,14 +147,14 @@ async def test_the_cloud_hands_work_to_a_device(agents: Agents) -> None:
 
 
 async def test_a_device_survives_the_loss_of_the_cloud_and_finds_it_again(agents: Agents) -> None:
-    cloud, _, port = await start_both(agents, PLAINTEXT, PLAINTEXT)
+    cloud, _, port = await start_both(agents, TRUSTED, PLAINTEXT)
     folder = agents.folder
     await until_registered(folder, ["board"])
     await cloud.stop(signal.SIGKILL)
-    result = await infer(folder, question())
+    result = await infer(folder, question(deadline_ms=3000))
     assert result.answer.provenance.place == task_pb2.PLACE_DEVICE
     assert "cloud" in result.answer.fallback_reason
-    await agents.start("cloud", "cloud", cloud_settings(folder, port, PLAINTEXT))
+    await agents.start("cloud", "cloud", cloud_settings(folder, port, TRUSTED))
     await healthy(f"unix:{folder}/cloud.sock")
     await until_registered(folder, ["board"])
     result = await infer(folder, question())
@@ -161,7 +162,7 @@ async def test_a_device_survives_the_loss_of_the_cloud_and_finds_it_again(agents
 
 
 async def test_a_lost_device_is_forgotten(agents: Agents) -> None:
-    _, board, _ = await start_both(agents, PLAINTEXT, PLAINTEXT)
+    _, board, _ = await start_both(agents, TRUSTED, PLAINTEXT)
     await until_registered(agents.folder, ["board"])
     await board.stop(signal.SIGKILL)
     await until_registered(agents.folder, [])
@@ -279,7 +280,7 @@ async def test_telemetry_over_tcp_is_encrypted_unless_plaintext_is_asked_for(
 
 
 async def test_sigterm_ends_an_agent_in_good_order(agents: Agents) -> None:
-    cloud, board, _ = await start_both(agents, PLAINTEXT, PLAINTEXT)
+    cloud, board, _ = await start_both(agents, TRUSTED, PLAINTEXT)
     assert await board.stop() == 0
     assert await cloud.stop() == 0
     assert "Traceback" not in board.log + cloud.log
@@ -290,9 +291,9 @@ async def test_a_busy_port_a_missing_and_a_broken_setting_are_one_clear_line(
 ) -> None:
     port = free_port()
     folder = agents.folder
-    await agents.start("cloud", "cloud", cloud_settings(folder, port, PLAINTEXT))
+    await agents.start("cloud", "cloud", cloud_settings(folder, port, TRUSTED))
     await healthy(f"unix:{folder}/cloud.sock")
-    second = cloud_settings(folder, port, PLAINTEXT) | {"local_socket": None}
+    second = cloud_settings(folder, port, TRUSTED) | {"local_socket": None}
     missing = device_settings(folder, None, PLAINTEXT)
     missing["model"] = {"path": "nowhere.gguf"}
     broken = device_settings(folder, None, PLAINTEXT) | {"listen_security": {}}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from agents import MODELS, Agents, free_port, healthy
-from test_agents import PLAINTEXT, device_settings, infer, question, until_registered
+from test_agents import PLAINTEXT, TRUSTED, device_settings, infer, question, until_registered
 
 from airloom.errors import (
     ConfigurationError,
@@ -148,7 +148,7 @@ async def test_a_device_is_answered_while_a_server_lives(agents: Agents, tmp_pat
             {
                 "listen": f"127.0.0.1:{port}",
                 "local_socket": f"{folder}/cloud.sock",
-                "security": PLAINTEXT,
+                "security": TRUSTED,
                 "heartbeat_interval_s": 0.3,
                 "engines": {"servers": servers, "check_interval_s": 0.2},
             },

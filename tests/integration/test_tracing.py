@@ -13,6 +13,7 @@ from agents import Agents, free_port, healthy
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from test_agents import (
     PLAINTEXT,
+    TRUSTED,
     cloud_settings,
     device_settings,
     infer,
@@ -57,7 +58,7 @@ async def test_device_and_cloud_share_one_trace(agents: Agents) -> None:
     async with collecting() as (collector, tracing):
         started = []
         for kind, name, settings in (
-            ("cloud", "cloud", cloud_settings(folder, cloud_port, PLAINTEXT)),
+            ("cloud", "cloud", cloud_settings(folder, cloud_port, TRUSTED)),
             ("device", "board", device_settings(folder, cloud_port, PLAINTEXT)),
         ):
             started.append(await agents.start(kind, name, {**settings, "tracing": tracing}))

@@ -121,16 +121,17 @@ async def test_what_is_under_way_stays_within_its_bytes() -> None:
         await lanes.send(ask(11))
 
 
-async def test_messages_that_nobody_reads_do_not_pile_up() -> None:
+@pytest.mark.parametrize("way", ["control", "post"])
+async def test_messages_that_nobody_reads_close_the_stream(way: str) -> None:
     lanes = Lanes(Request, LIMITS)
     cancel = Request(cancel=fleet_pb2.CancelTask())
     for _ in range(LIMITS.waiting_messages):
-        lanes.control(cancel)
-        lanes.post(ask(1))
+        getattr(lanes, way)(cancel)
+    assert lanes.closed is None
+    getattr(lanes, way)(cancel)
+    assert lanes.waiting == 0
     with pytest.raises(OverloadedError, match="16 messages wait"):
-        lanes.control(cancel)
-    with pytest.raises(OverloadedError, match="16 messages wait"):
-        lanes.post(ask(1))
+        await lanes.take()
 
 
 def test_a_message_that_grows_over_the_limit_ends_alone() -> None:

@@ -1,0 +1,156 @@
+"""What one device asks of the cloud: each ask ends in a result on the stream that it came by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from opentelemetry.trace import SpanKind
+
+from airloom.concurrency import by_deadline
+from airloom.errors import AirloomError, DeadlineExceededError, explained
+from airloom.stream import StreamViolationError
+from airloom.stream.in_flight import InFlight
+from airloom.tracing import task_span
+from cloud_agent.fleet.registry import ConnectedDevice
+from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
+from device_agent.idempotency import IdempotentRuns
+from protos.airloom.v1 import fleet_pb2, task_pb2
+
+
+class _Text:
+    """Sends an answer's text; a piece waits until the one before it is on its way."""
+
+    def __init__(self, device: ConnectedDevice, correlation_id: int) -> None:
+        self._device, self._correlation_id = device, correlation_id
+        self._counts = True
+
+    async def text(self, text: str) -> None:
+        if self._counts and text:
+            await self._device.lanes.send(
+                fleet_pb2.ConnectResponse(
+                    text=fleet_pb2.Text(text=text), correlation_id=self._correlation_id
+                )
+            )
+
+    async def set_aside(self, reason: str) -> None:
+        # The stream has no word for it: the result tells the text that counts.
+        del reason
+        self._counts = False
+
+
+class DeviceAsks:
+    """The asks of one stream that are being answered."""
+
+    def __init__(
+        self,
+        device: ConnectedDevice,
+        answerer: Answerer,
+        runs: IdempotentRuns,
+        *,
+        in_flight: int,
+        grace_s: float,
+        synchronised_clocks: bool,
+    ) -> None:
+        """`grace_s` is for how long asks go on when the stream broke, for the device to come back."""
+        self._device = device
+        self._answerer = answerer
+        self._runs = runs
+        self._grace_s = grace_s
+        self._synchronised_clocks = synchronised_clocks
+        self._in_flight = InFlight(
+            in_flight, device.limits.bytes_in_flight, f"{device.device_id} has asked"
+        )
+        self._answering: dict[int, tuple[asyncio.Task[None], str]] = {}
+
+    def begin(
+        self, correlation_id: int, task: task_pb2.Task, uplink_ms: float, *, stream_text: bool
+    ) -> None:
+        """Answer an ask, in a task of its own.
+
+        Raises:
+            StreamViolationError: its correlation id is not a device's, or in use.
+        """
+        if correlation_id % 2 == 0 or correlation_id in self._answering:
+            raise StreamViolationError(
+                f"an ask has the correlation id {correlation_id}: it should be odd and new"
+            )
+        admission = self._in_flight.admit(task.ByteSize())
+        try:
+            admission.__enter__()
+        except AirloomError as error:
+            self.refuse(correlation_id, task.task_id, error)
+            return
+        stream = _Text(self._device, correlation_id) if stream_text else None
+        answering = asyncio.create_task(self._answer(correlation_id, task, uplink_ms, stream))
+        self._answering[correlation_id] = (answering, task.idempotency_key)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            admission.__exit__(None, None, None)
+            del self._answering[correlation_id]
+
+        answering.add_done_callback(ended)
+
+    def refuse(self, correlation_id: int, task_id: str, error: AirloomError) -> None:
+        """Answer an ask with an error."""
+        self._device.lanes.post(
+            fleet_pb2.ConnectResponse(result=failure(task_id, error), correlation_id=correlation_id)
+        )
+
+    def cancel(self, correlation_id: int) -> None:
+        """Stop one ask: the device does not want the answer any more."""
+        if (found := self._answering.get(correlation_id)) is not None:
+            answering, key = found
+            if key:
+                self._runs.withdraw(self._device.device_id, key)
+            answering.cancel()
+
+    def leave(self) -> None:
+        """Stop following all: the stream ended. What has a key goes on for the time of grace."""
+        for answering, _ in self._answering.values():
+            answering.cancel()
+
+    async def _answer(
+        self,
+        correlation_id: int,
+        task: task_pb2.Task,
+        uplink_ms: float,
+        stream: AnswerStream | None,
+    ) -> None:
+        try:
+            with task_span("cloud", task, SpanKind.SERVER):
+                result = await self._run(task, stream)
+        except Exception as error:
+            result = failure(task.task_id, explained(error))
+        if self._synchronised_clocks:
+            result.timing.uplink_ms = uplink_ms
+        lanes = self._device.lanes
+        try:
+            await lanes.send(
+                fleet_pb2.ConnectResponse(result=result, correlation_id=correlation_id)
+            )
+        except AirloomError as error:
+            # Too large to be sent; where the stream is closed there is nobody to tell.
+            self.refuse(correlation_id, task.task_id, error)
+
+    async def _run(self, task: task_pb2.Task, stream: AnswerStream | None) -> task_pb2.TaskResult:
+        deadline_s = deadline_of(task, time.monotonic(), None)
+
+        async def work(
+            run_id: str, deadline_s: float | None, stream: AnswerStream | None
+        ) -> task_pb2.TaskResult:
+            del run_id
+            return await self._answerer.answer(task, deadline_s, stream)
+
+        running = self._runs.run(
+            self._device.device_id,
+            task,
+            work,
+            deadline_s=deadline_s,
+            stream=stream,
+            grace_s=self._grace_s,
+        )
+        try:
+            return await by_deadline(running, deadline_s)
+        except asyncio.TimeoutError:
+            raise DeadlineExceededError("the deadline passed before the cloud answered") from None
