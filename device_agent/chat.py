@@ -18,7 +18,8 @@ from device_agent.engine import (
     Sampling,
     SequenceState,
 )
-from device_agent.engine.grammar import any_json, from_json_schema
+from device_agent.engine.grammar import any_json
+from device_agent.engine.requests import Conversation, JsonSchema, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,10 @@ class OutputForm:
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
 
-    def as_grammar(self) -> str | None:
-        """GBNF, or None where the form is free; InvalidTaskError where a schema cannot be met."""
+    def as_grammar(self) -> str | JsonSchema | None:
+        """GBNF or a schema, None where the form is free."""
         if self.json_schema is not None:
-            return from_json_schema(self.json_schema)
+            return JsonSchema(self.json_schema)
         return any_json() if self.json_object else self.grammar
 
 
@@ -86,10 +87,10 @@ class EngineChat:
         return self.engine.description
 
     def generate_request(self, request: ChatRequest) -> GenerateRequest:
-        """Write the conversation as the model's chat template wants it."""
+        """What the engine is asked; its chat template writes the conversation as a prompt."""
         return GenerateRequest(
-            prompt=self.engine.model.chat_prompt(
-                [{"role": message.role, "content": message.text} for message in request.messages]
+            prompt=Conversation(
+                tuple(Turn(message.role, message.text) for message in request.messages)
             ),
             images=tuple(image for message in request.messages for image in message.images),
             max_tokens=request.max_tokens,

@@ -147,10 +147,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
-        model = (await self._own_engine(context)).engine.model
-        tokens = model.tokenize(request.text)
+        engine = (await self._own_engine(context)).engine
+        try:
+            tokens = await engine.tokenize(request.text)
+        except AirloomError as error:
+            await context.abort(grpc_status(error), str(error))
         return inference_pb2.TokenizeResponse(
-            token_ids=tokens, pieces=[model.pieces[token] for token in tokens]
+            token_ids=tokens, pieces=[engine.model.pieces[token] for token in tokens]
         )
 
     async def DescribeModel(  # noqa: N802

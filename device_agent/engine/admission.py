@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 
 from airloom.errors import InvalidTaskError, UnsupportedByModelError
 from device_agent.engine.adapters import Adapters, applies_from
 from device_agent.engine.context import Context
-from device_agent.engine.grammar import Grammar
+from device_agent.engine.grammar import Grammar, from_json_schema
 from device_agent.engine.images import ImageSpan, Vision
 from device_agent.engine.model import Model
-from device_agent.engine.requests import GenerateRequest
+from device_agent.engine.requests import Conversation, GenerateRequest, JsonSchema
 from device_agent.engine.sequence import Sequence
 from device_agent.engine.sequence_state import SequenceState
+from device_agent.engine.text_work import TextWork
+from device_agent.engine.tokenizer import Tokenizer
+
+_SMALL_CONVERSATION = 8192
+"""Characters that a chat template, which was tried at the start, writes sooner than a thread begins."""
+_IMAGES_LIMIT_S = 120.0
+"""A board's processor may take a minute for one."""
 
 
 class Admission:
@@ -21,17 +28,23 @@ class Admission:
     def __init__(
         self, model: Model, context: Context, adapters: Adapters, vision: Vision | None
     ) -> None:
+        self._work = TextWork()
+        self._image_work = TextWork(threads=1, limit_s=_IMAGES_LIMIT_S)
+        self.tokenizer = Tokenizer(model, self._work)
         self._model = model
         self._context = context
         self._adapters = adapters
         self._vision = vision
 
     async def admit(self, request: GenerateRequest) -> Sequence:
-        """Tokenise a request and compile its grammar.
+        """Write a request's prompt, tokenise it and compile its grammar.
 
         Raises:
             InvalidTaskError: the request cannot be met by this model.
+            OverloadedError: too much text is being worked on.
+            DeadlineExceededError: the deadline passed meanwhile.
         """
+        request = await self._written(request)
         tokens, images = await self._read(request)
         if not tokens:
             raise InvalidTaskError("the prompt has no tokens")
@@ -53,6 +66,11 @@ class Admission:
             images=images,
             grammar=self._grammar(request),
         )
+
+    def close(self) -> None:
+        """Wait for the work on text and images that may still be using the model."""
+        self._work.close()
+        self._image_work.close()
 
     async def resume(self, state: SequenceState) -> Sequence:
         """Make a sequence of a generation that was suspended in another engine.
@@ -77,25 +95,61 @@ class Admission:
         sequence.position = state.position
         return sequence
 
+    async def _written(self, request: GenerateRequest) -> GenerateRequest:
+        """The request with its conversation as a prompt, and its schema as a grammar."""
+        prompt, grammar = request.prompt, request.grammar
+        if isinstance(prompt, Conversation):
+            messages = [{"role": turn.role, "content": turn.text} for turn in prompt.turns]
+            if sum(len(turn.text) for turn in prompt.turns) <= _SMALL_CONVERSATION:
+                prompt = self._model.chat_prompt(messages)
+            else:
+                prompt = await self._work.run(
+                    "writing the conversation by the chat template",
+                    lambda: self._model.chat_prompt(messages),
+                    deadline_s=request.deadline_s,
+                )
+        if isinstance(grammar, JsonSchema):
+            schema = grammar.schema
+            grammar = await self._work.run(
+                "writing the JSON schema as a grammar",
+                lambda: from_json_schema(schema),
+                deadline_s=request.deadline_s,
+            )
+        if prompt is request.prompt and grammar is request.grammar:
+            return request
+        return replace(request, prompt=prompt, grammar=grammar)
+
     async def _read(self, request: GenerateRequest) -> tuple[list[int], tuple[ImageSpan, ...]]:
         """The tokens of the prompt, and the images among them."""
-        if not request.images:
-            return self._tokens(request), ()
-        if self._vision is None:
+        prompt, images, vision = request.prompt, request.images, self._vision
+        if not images:
+            return await self._tokens(request), ()
+        if vision is None:
             raise UnsupportedByModelError(
                 f"{self._model.description.name} reads text only: no projector (mmproj) is "
                 "configured for it"
             )
-        if not isinstance(request.prompt, str):
+        if not isinstance(prompt, str):
             raise InvalidTaskError("a prompt of token ids cannot hold images")
-        return await asyncio.to_thread(self._vision.read, request.prompt, request.images)
+        self.tokenizer.check_bytes(prompt.encode(), self._context.context_tokens)
+        return await self._image_work.run(
+            f"reading {len(images)} images",
+            lambda: vision.read(prompt, images),
+            deadline_s=request.deadline_s,
+        )
 
-    def _tokens(self, request: GenerateRequest) -> list[int]:
-        if isinstance(request.prompt, str):
-            return self._model.tokenize(request.prompt)
-        for token in request.prompt:
+    async def _tokens(self, request: GenerateRequest) -> list[int]:
+        prompt = request.prompt
+        most = self._context.context_tokens
+        if isinstance(prompt, str):
+            return await self.tokenizer.tokenize(
+                prompt, most_tokens=most, deadline_s=request.deadline_s
+            )
+        assert not isinstance(prompt, Conversation)
+        # A longer prompt is refused for its length: its tokens need no look.
+        for token in prompt[:most]:
             self._check_token(token, "the prompt")
-        return list(request.prompt)
+        return list(prompt)
 
     def _check_token(self, token: int, where: str) -> None:
         if not 0 <= token < self._model.vocabulary_size:
@@ -105,7 +159,10 @@ class Admission:
             )
 
     def _grammar(self, request: GenerateRequest) -> Grammar | None:
-        return None if request.grammar is None else Grammar(self._model, request.grammar)
+        if request.grammar is None:
+            return None
+        assert isinstance(request.grammar, str), "a schema was written as a grammar before"
+        return Grammar(self._model, request.grammar)
 
     def _check_fits(self, state: SequenceState) -> None:
         sha256 = self._model.description.sha256

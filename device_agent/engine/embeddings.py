@@ -11,7 +11,8 @@ from airloom.errors import InvalidTaskError
 from device_agent.engine.context import Batch, Context
 from device_agent.engine.model import Model
 
-_LONGEST = 2048
+LONGEST_TEXT = 2048
+"""Tokens; fewer where the model was trained with fewer."""
 
 
 class Embedder:
@@ -21,7 +22,7 @@ class Embedder:
     """
 
     def __init__(self, model: Model, *, threads: int) -> None:
-        tokens = min(_LONGEST, model.trained_context_tokens)
+        tokens = min(LONGEST_TEXT, model.trained_context_tokens)
         self._width = model.embedding_width
         self._context = Context(
             model, context_tokens=tokens, batch_tokens=tokens, threads=threads, embeddings=True

@@ -40,7 +40,7 @@ from device_agent.engine.adapters import BASE, Adapter, Adapters
 from device_agent.engine.admission import Admission
 from device_agent.engine.batch_padding import BatchPadding, padding_for
 from device_agent.engine.context import Batch, Context, DecodeError, KeyValueType
-from device_agent.engine.embeddings import Embedder
+from device_agent.engine.embeddings import LONGEST_TEXT, Embedder
 from device_agent.engine.generation import Event, Generation
 from device_agent.engine.images import Vision
 from device_agent.engine.model import Model, ModelDescription
@@ -195,6 +195,7 @@ class Engine:
             raise
         self._context = self._contexts.first.context
         self._admission = Admission(model, self._context, self.adapters, self._vision)
+        self._natives.callback(self._admission.close)
         self._drafting, self._widening = Trial(), Trial()
         self._batch = Batch(self._context.batch_tokens)
         self._budget = PrefillBudget(self._context.batch_tokens, settings.stall_s)
@@ -301,12 +302,22 @@ class Engine:
         generation = Generation(asyncio.get_running_loop(), stream=stream)
         return self._enqueue(_Job(generation, sequence, self._contexts.first, state.memory))
 
+    async def tokenize(self, text: str) -> list[int]:
+        """Split a text that is no longer than the context.
+
+        Raises:
+            InvalidTaskError: it is longer.
+            OverloadedError: too much text is being worked on.
+        """
+        self._check_open()
+        return await self._admission.tokenizer.tokenize(text, most_tokens=self.context_tokens)
+
     async def embed(self, texts: Sequences[str]) -> list[tuple[NDArray[np.float32], int]]:
         """Embed texts; for each a vector (width,) of length 1 and the number of its tokens."""
         results = []
         for text in texts:
             self._check_open()
-            tokens = self.model.tokenize(text)
+            tokens = await self._admission.tokenizer.tokenize(text, most_tokens=LONGEST_TEXT)
             vector = await self._on_thread(functools.partial(self._embed, tokens))
             results.append((vector, len(tokens)))
         return results

@@ -5,18 +5,21 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jinja2
 import llama_cpp
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from airloom.errors import InvalidTaskError, ModelLoadError
+from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelError
 from device_agent.engine.allocator import give_back_large_buffers
+from device_agent.engine.chat_template import (
+    OWN_TEMPLATE,
+    ChosenTemplate,
+    TemplateChoice,
+    choose_template,
+)
 from device_agent.engine.llama_log import collect_errors
 
 _GGUF_MAGIC = b"GGUF"
@@ -78,20 +81,21 @@ class _Pieces(dict[int, bytes]):
         return self[token]
 
 
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
 class Model:
     """The weights and the vocabulary of one GGUF file; contexts share them.
 
     Raises:
-        ModelLoadError: the file is missing, not a GGUF, truncated, or of an unknown kind.
+        ModelLoadError: the file is missing, not a GGUF, truncated, or of an unknown kind, or the
+            chat template that was chosen for it cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, name: str = "", template: TemplateChoice = OWN_TEMPLATE
+    ) -> None:
+        """`name` is the user's; without one it is the file's own."""
         check_is_gguf(path)
         self.path = path
+        self._name = name
         with loading:
             errors = collect_errors()
             give_back_large_buffers()
@@ -109,6 +113,15 @@ class Model:
         self.vocabulary_size = int(llama_cpp.llama_vocab_n_tokens(self.vocabulary))
         self.trained_context_tokens = int(llama_cpp.llama_model_n_ctx_train(native))
         self.embedding_width = int(llama_cpp.llama_model_n_embd_out(native))
+        source = llama_cpp.llama_model_chat_template(native, None)
+        own = None if source is None else source.decode(errors="replace")
+        try:
+            self.chat_template: ChosenTemplate = choose_template(
+                own, template, self._template_marks
+            )
+        except ModelLoadError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free llama.cpp's memory; the model must not be used afterwards."""
@@ -151,19 +164,6 @@ class Model:
         """Return a GGUF metadata value as text, empty where the file has none."""
         return metadata_value(self.native, key)
 
-    @cached_property
-    def _chat_template(self) -> jinja2.Template:
-        source = llama_cpp.llama_model_chat_template(self.native, None)
-        if source is None:
-            raise ModelLoadError(
-                f"{self.path}: the file has no chat template; use a chat or instruction model"
-            )
-        # The template comes from a file somebody downloaded: it runs sandboxed.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = time.strftime
-        return environment.from_string(source.decode())
-
     def user_prompt(self, content: str) -> str:
         """Write a single message of a user as the model's chat template wants it."""
         return self.chat_prompt([{"role": "user", "content": content}])
@@ -172,17 +172,16 @@ class Model:
         """Write messages (role, content) as the model's own chat template wants them.
 
         Raises:
+            UnsupportedByModelError: there is no template that can be used.
             InvalidTaskError: the template takes no such conversation.
         """
-        marks = self._template_marks
-        try:
-            prompt = self._chat_template.render(
-                messages=messages, add_generation_prompt=True, **marks
+        template, problem = self.chat_template.template, self.chat_template.problem
+        if template is None:
+            raise UnsupportedByModelError(
+                f"{self.path.name} cannot continue conversations: {problem}; set chat_template or "
+                "chat_template_fallback in the model's settings, or ask for text completions"
             )
-        except jinja2.TemplateError as error:
-            raise InvalidTaskError(f"the model's chat template refuses this: {error}") from None
-        # `tokenize` adds the BOS token itself.
-        return prompt.removeprefix(marks["bos_token"])
+        return template.render(messages)
 
     @cached_property
     def _template_marks(self) -> dict[str, str]:
@@ -206,7 +205,7 @@ class Model:
         llama_cpp.llama_model_desc(self.native, buffer, 256)
         words = buffer.value.decode().split()
         return ModelDescription(
-            name=self.metadata("general.name") or self.path.stem,
+            name=self._name or self.metadata("general.name") or self.path.stem,
             architecture=self.metadata("general.architecture"),
             quantisation=words[-1] if words else "",
             parameters=int(llama_cpp.llama_model_n_params(self.native)),

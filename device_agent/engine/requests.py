@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from airloom.errors import InvalidTaskError
 from collaboration.confidence import Confidence
 from device_agent.engine import limits
 from device_agent.engine.limits import check_count, check_integer, check_number, check_text
@@ -89,20 +90,53 @@ IMAGE_MARK = "<__media__>"
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What somebody said in a conversation; `IMAGE_MARK` stands in the text for an image."""
+
+    role: str
+    text: str
+
+    def __post_init__(self) -> None:
+        check_text("a message's role", self.role, 1, limits.MAX_NAME_CHARACTERS)
+        check_text("a message", self.text, 0, limits.MAX_PROMPT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A prompt that the model's chat template has still to write."""
+
+    turns: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        check_count("messages", len(self.turns), limits.MAX_TURNS)
+        if sum(len(turn.text) for turn in self.turns) > limits.MAX_PROMPT_BYTES:
+            raise InvalidTaskError(
+                f"messages have more than {limits.MAX_PROMPT_BYTES:,} characters together"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """The schema of a JSON value that the text must be; it becomes a grammar."""
+
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What to generate, from text or from token ids.
+    """What to generate, from text, from token ids or from a conversation.
 
     Raises:
         InvalidTaskError: a field is out of its range; `limits` has the numbers.
     """
 
-    prompt: str | tuple[int, ...]
+    prompt: str | tuple[int, ...] | Conversation
     images: tuple[Image, ...] = ()
     max_tokens: int = 128
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
-    grammar: str | None = None
-    """GBNF that the text must follow."""
+    grammar: str | JsonSchema | None = None
+    """GBNF or a schema that the text must follow."""
     adapters: tuple[AdapterUse, ...] = ()
     scores: bool = True
     """Whether to compute each token's log-probability, and with it the confidence."""
@@ -121,7 +155,7 @@ class GenerateRequest:
         check_count("stop", len(self.stop), limits.MAX_STOPS)
         for index, mark in enumerate(self.stop):
             check_text(f"stop[{index}]", mark, 1, limits.MAX_STOP_CHARACTERS)
-        if self.grammar is not None:
+        if isinstance(self.grammar, str):
             check_text("grammar", self.grammar, 1, limits.MAX_GRAMMAR_BYTES)
         check_count("adapters", len(self.adapters), limits.MAX_ADAPTERS)
         check_integer("top_logprobs", self.top_logprobs, 0, limits.MAX_TOP_LOGPROBS)

@@ -235,6 +235,49 @@ def write_gemma(path: Path, window: int, seed: int = 1) -> Path:
     return path
 
 
+def byte_letters() -> list[str]:
+    """A character for each byte, as byte-level vocabularies write them."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(0x100)]
+
+
+def write_byte_level(
+    path: Path, pre: str = "gpt-2", *, template: str | None = None, end: str = "<|end|>"
+) -> Path:
+    """A random network over bytes, whose text is split as the pre-tokenizer `pre` does."""
+    width, feed_forward = 32, 64
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(2)
+    writer.add_block_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    tokens = [*byte_letters(), end, "aa"]
+    normal, control = 1, 3
+    writer.add_token_list(tokens)
+    writer.add_token_types([*[normal] * 256, control, normal])
+    writer.add_token_merges(["a a"])
+    writer.add_bos_token_id(256)
+    writer.add_eos_token_id(256)
+    if template is not None:
+        writer.add_chat_template(template)
+    add = RandomTensors(writer, 1)
+    add("token_embd.weight", len(tokens), width)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        add(f"{name}.weight", width, scale=0.1, offset=1.0)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        add(f"blk.0.{name}.weight", width, width)
+    add("blk.0.ffn_gate.weight", feed_forward, width)
+    add("blk.0.ffn_up.weight", feed_forward, width)
+    add("blk.0.ffn_down.weight", width, feed_forward)
+    finish(writer)
+    return path
+
+
 def _copy_tokenizer(writer: gguf.GGUFWriter) -> int:
     """Give a file a shipped model's vocabulary; returns its size."""
     source = gguf.GGUFReader(MODELS["mathematics"])
