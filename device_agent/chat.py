@@ -110,10 +110,17 @@ class EngineChat:
         return await self._follow(request.task_id, generation, on_text)
 
     async def resume(
-        self, task_id: str, state: SequenceState, on_text: OnText | None = None
+        self,
+        task_id: str,
+        state: SequenceState,
+        on_text: OnText | None = None,
+        *,
+        deadline_s: float | None = None,
     ) -> Completion:
         """Go on with a generation that was suspended elsewhere; raises as Engine.resume does."""
-        generation = await self.engine.resume(state, stream=on_text is not None)
+        generation = await self.engine.resume(
+            state, stream=on_text is not None, deadline_s=deadline_s
+        )
         return await self._follow(task_id, generation, on_text)
 
     async def _follow(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from airloom.errors import InvalidTaskError, UnsupportedByModelError
 from device_agent.engine.adapters import Adapters, applies_from
 from device_agent.engine.context import Context
 from device_agent.engine.grammar import Grammar, from_json_schema
 from device_agent.engine.images import ImageSpan, Vision
+from device_agent.engine.memory_estimate import estimate, shape_of
 from device_agent.engine.model import Model
 from device_agent.engine.requests import Conversation, GenerateRequest, JsonSchema
 from device_agent.engine.sequence import Sequence
-from device_agent.engine.sequence_state import SequenceState
+from device_agent.engine.sequence_state import (
+    HEADER_BYTES,
+    HEADER_BYTES_PER_TOKEN,
+    SequenceState,
+)
 from device_agent.engine.text_work import TextWork
 from device_agent.engine.tokenizer import Tokenizer
 
@@ -64,7 +70,7 @@ class Admission:
             adapters=adapters,
             adapters_from=applies_from(adapters, tokens),
             images=images,
-            grammar=self._grammar(request),
+            grammar=await self._grammar(request),
         )
 
     def close(self) -> None:
@@ -72,11 +78,36 @@ class Admission:
         self._work.close()
         self._image_work.close()
 
+    @cached_property
+    def max_state_bytes(self) -> int:
+        """More than a handed-over state of a full context takes."""
+        context = self._context
+        memory = estimate(
+            shape_of(self._model.native, self._model.path),
+            parallel=1,
+            context_tokens=context.context_tokens,
+            batch_tokens=1,
+            key_value_type=context.key_value_type,
+            outputs=1,
+        ).cache
+        tokens = context.context_tokens * HEADER_BYTES_PER_TOKEN
+        return memory + memory // 4 + tokens + HEADER_BYTES
+
+    async def read_state(self, data: bytes) -> SequenceState:
+        """Read a state that was handed over; raises as `SequenceState.from_bytes`, or where it is
+        larger than one of a full context."""
+        if len(data) > self.max_state_bytes:
+            raise InvalidTaskError(
+                f"the state has {len(data):,} bytes: at most {self.max_state_bytes:,} are taken here"
+            )
+        return await self._work.run("reading a state", lambda: SequenceState.from_bytes(data))
+
     async def resume(self, state: SequenceState) -> Sequence:
         """Make a sequence of a generation that was suspended in another engine.
 
         Raises:
-            InvalidTaskError: it belongs to another model, cache layout or adapter file.
+            InvalidTaskError: it belongs to another model, cache layout or adapter file, or has what
+                this engine could not have made.
         """
         self._check_fits(state)
         prompt = state.tokens[: state.prompt_tokens]
@@ -88,10 +119,15 @@ class Admission:
             context_tokens=self._context.context_tokens,
             adapters=adapters,
             adapters_from=applies_from(adapters, prompt),
-            grammar=self._grammar(state.request),
+            grammar=await self._grammar(state.request),
             draws=state.draws,
+            shared=False,
         )
-        sequence.replay(state.generated, state.scores)
+        await self._work.run(
+            "replaying a state",
+            lambda: sequence.replay(state.generated, state.scores),
+            deadline_s=state.request.deadline_s,
+        )
         sequence.position = state.position
         return sequence
 
@@ -158,7 +194,7 @@ class Admission:
                 f"the vocabulary ends at {self._model.vocabulary_size - 1}"
             )
 
-    def _grammar(self, request: GenerateRequest) -> Grammar | None:
+    async def _grammar(self, request: GenerateRequest) -> Grammar | None:
         if request.grammar is None:
             return None
         assert isinstance(request.grammar, str), "a schema was written as a grammar before"
@@ -182,6 +218,13 @@ class Admission:
                 f"the state has {len(state.tokens)} tokens, this engine's context only "
                 f"{context_tokens}"
             )
+        for token in state.tokens:
+            self._check_token(token, "the state")
+        for token in state.request.sampling.logit_bias:
+            self._check_token(token, "the state's logit_bias")
+        for use in state.request.adapters:
+            if use.scale and use.name not in state.adapter_sha256:
+                raise InvalidTaskError(f"the state does not say which file adapter {use.name!r} is")
         for name, adapter_sha256 in state.adapter_sha256.items():
             if self._adapters.get(name).sha256 != adapter_sha256:
                 raise InvalidTaskError(f"the state's adapter {name!r} is another file than here")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jinja2
 from jinja2 import nodes
@@ -35,7 +35,7 @@ _ROOM_CHARACTERS = 1 << 20
 class _Generation(Extension):
     """`{% generation %} … {% endgeneration %}` marks for training what the model writes."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

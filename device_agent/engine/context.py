@@ -252,14 +252,27 @@ class Context:
         one: bytes = np.uint32(1).tobytes()
         return head + one + cells
 
-    def import_state(self, sequence: int, state: bytes) -> bool:
-        """Take over an exported state; False where it is not of this layout."""
+    def import_state(self, sequence: int, state: bytes, length: int) -> bool:
+        """Take over an exported state of `length` positions; False where it is none of this layout.
+
+        llama.cpp checks the sizes of what it reads; whether the positions are those of the first
+        `length` tokens is checked here, for a pass fails as a whole where they are not.
+        """
         if self._one_cache:
             head, cells = state[:_STATE_HEAD], state[_STATE_HEAD + 4 :]
+            if length and int.from_bytes(cells[:4], "little") != length:
+                return False
             others = np.zeros(self.sequences - 1, np.uint32).tobytes()
             state = head + np.uint32(self.sequences).tobytes() + cells + others
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        return bool(llama_cpp.llama_state_seq_set_data(self.native, buffer, len(state), sequence))
+        taken = llama_cpp.llama_state_seq_set_data(self.native, buffer, len(state), sequence)
+        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+        last = int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
+        begins = first == 0 or not self._one_cache or not length
+        if taken and last == length - 1 and first >= -1 and begins:
+            return True
+        self.forget(sequence)
+        return False
 
     def use_adapters(self, adapters: Sequence[tuple[object, float]]) -> None:
         """Apply these LoRA adapters, each with its scale, and no others, from the next pass on."""

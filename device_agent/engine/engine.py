@@ -291,13 +291,33 @@ class Engine:
             )
         )
 
-    async def resume(self, state: SequenceState, *, stream: bool = True) -> Generation:
-        """Go on with a generation that was suspended in another engine.
+    @property
+    def max_state_bytes(self) -> int:
+        """More than a generation that fills its context is suspended to."""
+        return self._admission.max_state_bytes
+
+    async def read_state(self, data: bytes) -> SequenceState:
+        """Read what `SequenceState.to_bytes` wrote, off the event loop.
 
         Raises:
-            InvalidTaskError: it belongs to another model, cache layout or adapter file.
+            InvalidTaskError: it is something else, was changed, or has more than `max_state_bytes`.
         """
         self._check_open()
+        return await self._admission.read_state(data)
+
+    async def resume(
+        self, state: SequenceState, *, stream: bool = True, deadline_s: float | None = None
+    ) -> Generation:
+        """Go on with a generation that was suspended in another engine.
+
+        It ends by its own deadline or by `deadline_s` (on time.monotonic()'s clock).
+
+        Raises:
+            InvalidTaskError: it belongs to another model, cache layout or adapter file, or is none
+                that this engine could have made.
+        """
+        self._check_open()
+        state = state.due(deadline_s)
         sequence = await self._admission.resume(state)
         generation = Generation(asyncio.get_running_loop(), stream=stream)
         return self._enqueue(_Job(generation, sequence, self._contexts.first, state.memory))
@@ -554,7 +574,7 @@ class Engine:
         cache.occupy(slot, keys, len(keys))
         sequence.slot = slot
         context.forget(slot.index)
-        if not context.import_state(slot.index, memory):
+        if not context.import_state(slot.index, memory, sequence.position):
             sequence.position = 0
             with self._changed:
                 self._active.remove(job)

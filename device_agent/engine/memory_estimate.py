@@ -77,36 +77,41 @@ def read_shape(path: Path) -> ModelShape:
             reason = "; ".join(errors) or "llama.cpp gave no reason"
             raise ModelLoadError(f"{path}: cannot be loaded: {reason}")
     try:
-        architecture = metadata_value(native, "general.architecture")
-
-        def number(key: str, default: int = 0) -> int:
-            text = metadata_value(native, f"{architecture}.{key}")
-            # Some architectures give one number for each layer: the largest decides.
-            parts = [int(float(part)) for part in text.strip("[]").split(",") if part.strip()]
-            return max(parts, default=default)
-
-        width, heads = number("embedding_length"), number("attention.head_count", 1)
-        kv_heads = number("attention.head_count_kv", heads)
-        key = number("attention.key_length", width // max(1, heads))
-        value = number("attention.value_length", width // max(1, heads))
-        inner, depth = number("ssm.inner_size"), number("ssm.state_size")
-        convolved = inner + 2 * number("ssm.group_count") * depth
-        state = max(0, number("ssm.conv_kernel") - 1) * convolved + depth * inner
-        # RWKV keeps a matrix for each head, and the token before.
-        state += width * (number("wkv.head_size") + number("token_shift_count"))
-        vocabulary = llama_cpp.llama_model_get_vocab(native)
-        return ModelShape(
-            file_bytes=path.stat().st_size,
-            layers=number("block_count"),
-            width=width,
-            feed_forward=max(number("feed_forward_length"), 2 * inner),
-            vocabulary=int(llama_cpp.llama_vocab_n_tokens(vocabulary)),
-            key_values=kv_heads * (key + value),
-            state=state,
-            trained_context_tokens=number("context_length"),
-        )
+        return shape_of(native, path)
     finally:
         llama_cpp.llama_model_free(native)
+
+
+def shape_of(native: object, path: Path) -> ModelShape:
+    """The sizes of a model that llama.cpp has loaded from a file."""
+    architecture = metadata_value(native, "general.architecture")
+
+    def number(key: str, default: int = 0) -> int:
+        text = metadata_value(native, f"{architecture}.{key}")
+        # Some architectures give one number for each layer: the largest decides.
+        parts = [int(float(part)) for part in text.strip("[]").split(",") if part.strip()]
+        return max(parts, default=default)
+
+    width, heads = number("embedding_length"), number("attention.head_count", 1)
+    kv_heads = number("attention.head_count_kv", heads)
+    key = number("attention.key_length", width // max(1, heads))
+    value = number("attention.value_length", width // max(1, heads))
+    inner, depth = number("ssm.inner_size"), number("ssm.state_size")
+    convolved = inner + 2 * number("ssm.group_count") * depth
+    state = max(0, number("ssm.conv_kernel") - 1) * convolved + depth * inner
+    # RWKV keeps a matrix for each head, and the token before.
+    state += width * (number("wkv.head_size") + number("token_shift_count"))
+    vocabulary = llama_cpp.llama_model_get_vocab(native)
+    return ModelShape(
+        file_bytes=path.stat().st_size,
+        layers=number("block_count"),
+        width=width,
+        feed_forward=max(number("feed_forward_length"), 2 * inner),
+        vocabulary=int(llama_cpp.llama_vocab_n_tokens(vocabulary)),
+        key_values=kv_heads * (key + value),
+        state=state,
+        trained_context_tokens=number("context_length"),
+    )
 
 
 def estimate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from airloom.errors import InvalidTaskError
 from collaboration.confidence import TokenScore, summarise
 from device_agent.engine.adapters import BASE, AdapterSet
 from device_agent.engine.detokenizer import Detokenizer
@@ -18,6 +20,10 @@ from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import Keys, Slot, position_keys
 from device_agent.engine.requests import Completion, Delta, FinishReason, GenerateRequest, Token
 from device_agent.engine.sampling import adjust, choose
+
+_OWN_KEYS = -(1 << 62)
+"""Far below the keys of images: no other sequence has such a key."""
+_own_keys = itertools.count()
 
 
 @dataclass
@@ -65,6 +71,9 @@ class Sequence:
     """Uniform numbers taken from the seed's stream so far."""
     generated: list[Token] = field(default_factory=list)
     scores: list[TokenScore] = field(default_factory=list)
+    shared: bool = True
+    """Whether other sequences may reuse what this one has in memory: what another engine computed is
+    taken on trust, and serves nobody but whoever brought it."""
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
@@ -85,12 +94,15 @@ class Sequence:
         endless = self.request.ignore_end and self.grammar is None
         self.ends: frozenset[int] = frozenset() if endless else self.model.end_tokens
         """Tokens after which nothing comes."""
+        self._own_key = _OWN_KEYS - next(_own_keys)
         self._most = min(self.request.max_tokens, self.context_tokens - self.prompt_tokens)
         self._fresh: list[Token] = []
         self._fresh_text: list[str] = []
 
     def keys(self, length: int) -> Keys:
         """The cache keys of the first tokens."""
+        if not self.shared:
+            return np.full(length, self._own_key)
         keys = position_keys(self.tokens[:length], self.adapters.key, self.adapters_from)
         for span in self.images:
             part = span.keys[: max(0, length - span.start)]
@@ -239,10 +251,21 @@ class Sequence:
         )
 
     def replay(self, generated: Tokens[Token], scores: Tokens[TokenScore]) -> None:
-        """Take tokens that another engine generated."""
+        """Take tokens that another engine generated.
+
+        Raises:
+            InvalidTaskError: the grammar does not allow them, or they go on beyond an end.
+        """
         if self.grammar is not None:
             for token in generated:
+                if not self.grammar.allows(token.token):
+                    raise InvalidTaskError(
+                        f"the state's token {token.token} does not follow the state's grammar"
+                    )
                 self.grammar.accept(token.token)
-        if generated:
-            self.extend(generated, scores)
+        for index, token in enumerate(generated):
+            if self._extend([token], scores[index : index + 1]) is not None:
+                raise InvalidTaskError(
+                    f"the state's generation ended with token {index + 1} of {len(generated)}"
+                )
         self._fresh, self._fresh_text = [], []

@@ -135,7 +135,7 @@ async def test_a_state_goes_only_where_it_fits(make_engine: MakeEngine, gate: Ga
 @given(st.data())
 def test_a_changed_or_cut_state_is_refused(data: st.DataObject) -> None:
     state = SequenceState(
-        "ab", "f16", {}, GenerateRequest("hello"), (1, 2, 3), 2, 2, 0, (), (), bytes(range(200))
+        "ab", "f16", {}, GenerateRequest("hello"), (1, 2, 3), 3, 2, 0, (), (), bytes(range(200))
     ).to_bytes()
     assert SequenceState.from_bytes(state).memory == bytes(range(200))
     at = data.draw(st.integers(0, len(state) - 1))
