@@ -117,7 +117,7 @@ class Servers:
         )
         for serving in (device_agent.serve(of_device), cloud_agent.serve(of_cloud)):
             self._agents.append(asyncio.ensure_future(serving))
-        self._daemon = GrpcServer(board, TransportSecurity(plaintext=True), [])
+        self._daemon = GrpcServer(board, TransportSecurity.model_validate(PLAINTEXT), [])
         # None of this machine's interfaces may be held.
         nothing = DaemonSettings.model_validate(
             {"listen": board, "security": PLAINTEXT, "interfaces": ["air"]}
@@ -195,8 +195,10 @@ def test_every_request_is_answered_or_refused_in_words(
     method = module.DESCRIPTOR.services_by_name[service].methods_by_name[name]
     valid = VALID.get(name, [method.input_type._concrete_class()])
     ends = Counter[str]()
-    drawn = st.tuples(*(requests(one) for one in valid)).map(list)
+    drawn = requests(valid[0]).map(lambda one: [one])
     if method.client_streaming:
+        # What is wrong with a later message is not seen where the first is refused.
+        drawn = st.tuples(*(st.just(one) | requests(one) for one in valid)).map(list)
         drawn |= st.lists(messages(method.input_type), max_size=4)
 
     @settings(
