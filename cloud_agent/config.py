@@ -14,9 +14,9 @@ from airloom.stream import StreamLimits
 from airloom.tracing import TracingSettings
 from device_agent.config import (
     AnswerSettings,
-    HttpSettings,
     ModelSettings,
 )
+from device_agent.http.settings import HttpSettings
 
 
 class ServerSettings(Settings):

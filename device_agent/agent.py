@@ -47,7 +47,7 @@ async def _serve(settings: DeviceSettings) -> None:
             if uplink is not None:
                 work.append(keep_going("the uplink", uplink.run))
             if http is not None:
-                work.append(keep_going("HTTP", lambda: serve_http(chat, registry, http)))
+                work.append(keep_going("HTTP", lambda: serve_http(chat, registry, http, cascade)))
             if telemetry is not None:
                 name = settings.device_id
                 work.append(keep_going("telemetry", lambda: publish(name, telemetry)))

@@ -17,6 +17,7 @@ from airloom.settings_file import FilePath, Settings
 from airloom.stream import StreamLimits
 from airloom.tracing import TracingSettings
 from collaboration.routing import RoutingSettings
+from device_agent.http.settings import HttpSettings
 
 
 def physical_cores() -> int:
@@ -140,16 +141,6 @@ class TelemetrySettings(Settings):
         if self.endpoint.startswith("tcp://") and (self.curve is None) is not self.plaintext:
             raise ValueError("a tcp:// endpoint needs either curve or plaintext: true")
         return self
-
-
-class HttpSettings(Settings):
-    """OpenAI's API, health and metrics over HTTP."""
-
-    listen: str = Field("127.0.0.1:8080", pattern=r"^.+:[0-9]+$", description="host:port")
-    security: TransportSecurity
-    api_key_file: FilePath | None = Field(
-        None, description="holds the key that clients must send, on its first line"
-    )
 
 
 class DeviceSettings(Settings):

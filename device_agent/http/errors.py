@@ -15,6 +15,10 @@ from airloom.errors import (
     DeadlineExceededError,
     InvalidTaskError,
     OverloadedError,
+    PermissionDeniedError,
+    Status,
+    UnauthenticatedError,
+    UnreachableError,
 )
 from device_agent.http.schemas import ErrorBody, ErrorResponse
 
@@ -23,17 +27,32 @@ class ModelNotFoundError(InvalidTaskError):
     """The request names a model that is not served here."""
 
 
-class WrongKeyError(AirloomError):
-    """The request shows no valid API key."""
+class BodyTooLargeError(InvalidTaskError):
+    """The body has more bytes than are taken."""
+
+
+class SlowBodyError(InvalidTaskError):
+    """The body came too slowly to be waited for."""
+
+
+class EngineDownError(AirloomError):
+    """The engine has failed: this process answers nothing any more."""
+
+    status = Status.UNAVAILABLE
 
 
 _STATUS: tuple[tuple[type[AirloomError], int, str, str | None], ...] = (
-    (WrongKeyError, 401, "authentication_error", "invalid_api_key"),
+    (UnauthenticatedError, 401, "authentication_error", "invalid_api_key"),
+    (PermissionDeniedError, 403, "permission_error", None),
+    (SlowBodyError, 408, "invalid_request_error", "body_timeout"),
+    (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
     (InvalidTaskError, 400, "invalid_request_error", None),
     (OverloadedError, 429, "rate_limit_error", "overloaded"),
     (DeadlineExceededError, 504, "timeout_error", None),
     (CancelledTaskError, 503, "server_error", "shutting_down"),
+    (UnreachableError, 503, "server_error", "unreachable"),
+    (EngineDownError, 503, "server_error", "engine_failed"),
     (AirloomError, 500, "server_error", None),
 )
 
@@ -50,24 +69,22 @@ def describe(error: AirloomError) -> tuple[int, ErrorResponse]:
     raise error
 
 
-async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, AirloomError)
+def response(error: AirloomError) -> JSONResponse:
+    """An error as the answer to a request."""
     status, body = describe(error)
     # The client of openai tries again by itself where told when.
     headers = {"Retry-After": "1"} if status == 429 else None
     return JSONResponse(body.model_dump(), status, headers)
 
 
+async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AirloomError)
+    return response(error)
+
+
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        why = first.get("ctx", {}).get("error", first["msg"])
-        body = ErrorBody(
-            message=f"the body is not JSON: {why} at character {first['loc'][-1]}",
-            type="invalid_request_error",
-        )
-        return JSONResponse(ErrorResponse(error=body).model_dump(), 400)
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     message = f"{place}: {first['msg']}" if place else str(first["msg"])
     body = ErrorBody(message=message, type="invalid_request_error", param=place or None)

@@ -13,9 +13,11 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from airloom.errors import ConfigurationError
+from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
-from device_agent.config import HttpSettings, read_secret
 from device_agent.http.app import create_app
+from device_agent.http.connections import guarded
+from device_agent.http.settings import HttpSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +30,32 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_http(chat: EngineChat, registry: CollectorRegistry, settings: HttpSettings) -> None:
-    """Serve OpenAI's API on an engine until cancelled.
+async def serve_http(
+    chat: EngineChat,
+    registry: CollectorRegistry,
+    settings: HttpSettings,
+    cascade: Cascade | None = None,
+) -> None:
+    """Serve OpenAI's API on an engine, and a cascade where there is one, until cancelled.
 
     Raises:
-        ConfigurationError: the address is busy or not this machine's.
+        ConfigurationError: the address is busy or not this machine's, or a key cannot be read.
     """
     security = settings.security
-    app = create_app(chat, registry, read_secret(settings.api_key_file))
     config = uvicorn.Config(
-        app,
+        create_app(chat, registry, settings, cascade),
+        http=guarded(settings.limits),
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
+        server_header=False,
+        timeout_keep_alive=settings.limits.keep_alive_s,
         timeout_graceful_shutdown=2,
         ssl_certfile=security.certificate,
         ssl_keyfile=str(security.key) if security.key else None,
         ssl_ca_certs=str(security.ca) if security.ca else None,
-        ssl_cert_reqs=ssl.CERT_NONE if security.plaintext else ssl.CERT_REQUIRED,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if security.ca else ssl.CERT_NONE,
     )
     server = _Server(config)
     with _bound(settings.listen) as listening:

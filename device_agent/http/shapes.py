@@ -27,8 +27,12 @@ class Shape(ABC):
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": f"airloom-{engine.description.sha256[:12]}",
         }
+        self.made_by(engine.description.sha256)
+
+    def made_by(self, model_sha256: str) -> None:
+        """Whose answer it is, for OpenAI's fingerprint of a system."""
+        self.head["system_fingerprint"] = f"airloom-{model_sha256[:12]}"
 
     def whole(self, completions: Sequence[Completion], usage: schemas.Usage) -> dict[str, Any]:
         return {

@@ -8,6 +8,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel
 
 from airloom.errors import InvalidTaskError
 from device_agent.chat import ChatRequest as ChatTask
@@ -52,13 +55,13 @@ def _adapters(engine: Engine, request: schemas.GenerationOptions) -> tuple[Adapt
 def _sampling(request: schemas.GenerationOptions) -> Sampling:
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
-        top_k=request.top_k or 0,
-        top_p=request.top_p or 1.0,
+        top_k=max(0, request.top_k or 0),
+        top_p=1.0 if request.top_p is None else request.top_p,
         min_p=request.min_p or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
         logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
-        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        seed=secrets.randbits(63) if request.seed in (None, -1) else request.seed,
     )
 
 
@@ -67,6 +70,12 @@ def _stop(request: schemas.GenerationOptions) -> tuple[str, ...]:
         return ()
     marks = [request.stop] if isinstance(request.stop, str) else request.stop
     return tuple(mark for mark in marks if mark)
+
+
+def _tokens(*wanted: int | None, otherwise: int) -> int:
+    """The first limit that was given; -1 asks for the context's."""
+    given = next((limit for limit in wanted if limit is not None), otherwise)
+    return _NO_LIMIT if given == -1 else given
 
 
 def _copies(request: GenerateRequest, count: int) -> list[GenerateRequest]:
@@ -78,8 +87,13 @@ def _copies(request: GenerateRequest, count: int) -> list[GenerateRequest]:
     ]
 
 
+def role_of(message: schemas.ChatMessage) -> str:
+    """In the words that chat templates know."""
+    return "system" if message.role == "developer" else message.role
+
+
 def _message(message: schemas.ChatMessage) -> Message:
-    role = "system" if message.role == "developer" else message.role
+    role = role_of(message)
     if message.content is None or isinstance(message.content, str):
         return Message(role, message.content or "")
     texts, images = [], []
@@ -88,11 +102,13 @@ def _message(message: schemas.ChatMessage) -> Message:
             texts.append(part.text)
         else:
             texts.append(IMAGE_MARK)
-            images.append(_image(part.image_url.url))
+            images.append(image_of(part))
     return Message(role, "\n".join(texts), tuple(images))
 
 
-def _image(url: str) -> Image:
+def image_of(part: schemas.ImagePart) -> Image:
+    """The image in a data URL; raises InvalidTaskError."""
+    url = part.image_url.url
     head, comma, data = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         raise InvalidTaskError(
@@ -117,7 +133,7 @@ def chat_requests(
     """One engine request for each choice; raises InvalidTaskError."""
     task = ChatTask(
         messages=tuple(_message(message) for message in request.messages),
-        max_tokens=request.max_completion_tokens or request.max_tokens or _NO_LIMIT,
+        max_tokens=_tokens(request.max_completion_tokens, request.max_tokens, otherwise=_NO_LIMIT),
         sampling=_sampling(request),
         stop=_stop(request),
         form=_form(request),
@@ -151,7 +167,7 @@ def text_requests(engine: Engine, request: schemas.CompletionRequest) -> list[Ge
             GenerateRequest(
                 prompt=each,
                 # OpenAI's default for text completions.
-                max_tokens=request.max_tokens or 16,
+                max_tokens=_tokens(request.max_tokens, otherwise=16),
                 sampling=_sampling(request),
                 stop=_stop(request),
                 adapters=adapters,
@@ -222,3 +238,16 @@ def text_logprobs(engine: Engine, tokens: Sequence[Token], offset: int = 0) -> s
         ],
         text_offset=offsets,
     )
+
+
+def header_value(name: str) -> str:
+    """A name as a header can hold it: percent-encoded, at most 200 characters."""
+    return quote(name[:200], safe=" []._-/:+@")[:200]
+
+
+def ignored_header(request: BaseModel) -> dict[str, str]:
+    """Names the fields of a request that had no meaning here, the first 20 of them."""
+    names = schemas.ignored_fields(request, 20)
+    if not names:
+        return {}
+    return {"airloom-ignored-fields": ", ".join(header_value(name)[:64] for name in names)}

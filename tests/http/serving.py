@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from engines import MODELS
 
-from airloom.security import TransportSecurity
 from device_agent.chat import EngineChat
-from device_agent.config import HttpSettings, ModelSettings
+from device_agent.config import ModelSettings
 from device_agent.http.server import serve_http
+from device_agent.http.settings import HttpSecurity, HttpSettings
 from device_agent.runtime import open_engine
 
 KEY = "a-key-for-tests"
@@ -33,7 +33,7 @@ class Served:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self._settings = HttpSettings(
             listen=self.address,
-            security=TransportSecurity(plaintext=True),
+            security=HttpSecurity(plaintext=True),
             api_key_file=key_file,
         )
         self._loop = asyncio.new_event_loop()
