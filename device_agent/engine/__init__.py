@@ -1,8 +1,9 @@
 """Run quantised models through llama.cpp's low-level API, many requests at once."""
 
 from collaboration.confidence import Confidence
-from device_agent.engine.engine import Engine, EngineSettings
-from device_agent.engine.generation import Generation, OnText
+from device_agent.engine.engine import Engine, EngineFailedError
+from device_agent.engine.generation import Generation, HandedOverError, OnText
+from device_agent.engine.hold import Hold
 from device_agent.engine.model import Model, ModelDescription
 from device_agent.engine.requests import (
     IMAGE_MARK,
@@ -15,6 +16,7 @@ from device_agent.engine.requests import (
     Token,
 )
 from device_agent.engine.sequence_state import SequenceState
+from device_agent.engine.settings import EngineSettings
 
 __all__ = [
     "IMAGE_MARK",
@@ -23,9 +25,12 @@ __all__ = [
     "Confidence",
     "Delta",
     "Engine",
+    "EngineFailedError",
     "EngineSettings",
     "GenerateRequest",
     "Generation",
+    "HandedOverError",
+    "Hold",
     "Image",
     "Model",
     "ModelDescription",

@@ -5,43 +5,84 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 from airloom.errors import AirloomError, CancelledTaskError, InvalidTaskError
+from device_agent.engine.hold import Hold
 from device_agent.engine.requests import Completion, Delta
 from device_agent.engine.sequence_state import SequenceState
 
 OnText = Callable[[str], Awaitable[None]]
 """Told each piece of text; the next comes when it is done."""
 
-Event = Delta | Completion | SequenceState | AirloomError
+_SUSPEND_LEASE_S = 60.0
+
+
+class HandedOverError(CancelledTaskError):
+    """The generation goes on in another engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRefused:
+    """A generation cannot be handed over, and goes on."""
+
+    error: AirloomError
+
+
+Outcome = Completion | AirloomError
+Event = Delta | Hold | HoldRefused | Outcome
 
 
 class Generation:
     """Deltas as they come, then the completion.
 
-    The engine's thread reads `cancelled` and `suspending`, and hands events over through the loop.
+    The engine's thread reads `cancelled` and `lease_s`, and hands events over through the loop.
+    `wake` tells it that one of them has changed: it may have nothing else to do.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, stream: bool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, stream: bool, wake: Callable[[], None]
+    ) -> None:
         self.loop = loop
         self.stream = stream
         self.cancelled = False
-        self.suspending = False
+        self.lease_s: float | None = None
+        """For how long it is to be held, where somebody asked for that."""
+        self._wake = wake
         self._deltas: list[Delta] = []
-        self._outcome: Completion | SequenceState | AirloomError | None = None
+        self._outcome: Outcome | None = None
         self._changed = asyncio.Event()
+        self._holding: asyncio.Future[Hold] | None = None
 
     def cancel(self) -> None:
         """Stop before the next pass; nothing happens where it has ended."""
-        self.cancelled = True
+        if not self.cancelled and self._outcome is None:
+            self.cancelled = True
+            self._wake()
 
     def deliver(self, event: Event) -> None:
         """Take an event, on the event loop."""
         if isinstance(event, Delta):
             self._deltas.append(event)
+        elif isinstance(event, Hold | HoldRefused):
+            self._answer_hold(event)
+            return
         elif self._outcome is None:
             self._outcome = event
+            ended = InvalidTaskError("the generation ended before it could be handed over")
+            self._answer_hold(HoldRefused(event if isinstance(event, AirloomError) else ended))
         self._changed.set()
+
+    def _answer_hold(self, answer: Hold | HoldRefused) -> None:
+        holding, self._holding = self._holding, None
+        if holding is None or holding.done():
+            # Whoever asked has left.
+            if isinstance(answer, Hold):
+                answer.roll_back()
+        elif isinstance(answer, Hold):
+            holding.set_result(answer)
+        else:
+            holding.set_exception(copy.copy(answer.error))
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._iterate()
@@ -63,7 +104,8 @@ class Generation:
                 self._changed.set()
                 return
 
-    async def _end(self) -> Completion | SequenceState:
+    async def completion(self) -> Completion:
+        """Wait for the end; raises what ended it otherwise."""
         while self._outcome is None:
             await self._changed.wait()
             if self._outcome is None:
@@ -72,13 +114,6 @@ class Generation:
             # What is raised remembers its frames, and they this: a cycle, were it the same object.
             raise copy.copy(self._outcome)
         return self._outcome
-
-    async def completion(self) -> Completion:
-        """Wait for the end; raises what ended it otherwise."""
-        outcome = await self._end()
-        if isinstance(outcome, SequenceState):
-            raise CancelledTaskError("the generation was handed over")
-        return outcome
 
     async def follow(self, on_text: OnText | None = None) -> Completion:
         """Tell each piece of text as it comes, then return the completion.
@@ -95,14 +130,32 @@ class Generation:
         finally:
             self.cancel()
 
-    async def suspend(self) -> SequenceState:
-        """Take the generation out of the engine, to be resumed in another.
+    async def hold(self, lease_s: float) -> Hold:
+        """Stop before the next pass, keep the slot, and return the state to resume elsewhere.
+
+        What is queued is held once it has begun. A stream is first told all that it was not told
+        yet. Unless the hold is committed, the generation goes on here: when it is rolled back, or
+        after `lease_s` seconds.
 
         Raises:
-            InvalidTaskError: it had ended already.
+            InvalidTaskError: it has ended already, is being handed over, or has read images.
+            AirloomError: what ended it meanwhile.
         """
-        self.suspending = True
-        outcome = await self._end()
-        if isinstance(outcome, Completion):
+        if self._outcome is not None:
             raise InvalidTaskError("the generation ended before it could be handed over")
-        return outcome
+        if self._holding is not None:
+            raise InvalidTaskError("the generation is being handed over already")
+        holding = self._holding = self.loop.create_future()
+        self.lease_s = lease_s
+        self._wake()
+        hold: Hold = await holding
+        return hold
+
+    async def suspend(self) -> SequenceState:
+        """Take the generation out of the engine, to be resumed in another; raises as `hold` does."""
+        hold = await self.hold(_SUSPEND_LEASE_S)
+        try:
+            await hold.commit()
+        finally:
+            hold.roll_back()
+        return hold.state

@@ -7,7 +7,7 @@ beside the model is then what this loop does; all that can wait is done after th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,15 @@ class Steps:
     """What some passes chose."""
 
     tokens: list[list[int]]
-    """Of each sequence, one for each pass."""
+    """Of each sequence, one for each pass; a sequence with a fault has none for the last."""
     logits: NDArray[np.float32]
     """(sequences x passes, vocabulary), all passes of a sequence one after the other: what the tokens
     were chosen from. Of the last pass only, unless they were to be kept."""
-
-    @property
-    def passes(self) -> int:
-        return len(self.tokens[0])
+    passes: int
+    faults: dict[int, Exception] = field(default_factory=dict)
+    """What was raised for which sequence; nothing was decoded after that."""
+    refused: Exception | None = None
+    """Why there is no pass after the last: what was chosen is good, the memory has to be restored."""
 
 
 def decode_steadily(
@@ -46,7 +47,8 @@ def decode_steadily(
 ) -> Steps:
     """Choose each sequence's next token, and pass by pass those after it.
 
-    Ends with the pass after which a sequence may have ended, or something else wants to be done.
+    Ends with the pass after which a sequence may have ended, something else wants to be done, or
+    something has failed.
 
     Args:
         batch: the last pass: one token of each sequence, and one of each idle slot.
@@ -56,9 +58,6 @@ def decode_steadily(
         keep_logits: whether those of all passes will be needed.
         most_passes: including the one that is over.
         interrupted: asked after each pass.
-
-    Raises:
-        DecodeError: a pass was refused.
     """
     greedy = all(sequence.greedy for sequence in sequences)
     ends = frozenset[int]().union(*(sequence.ends for sequence in sequences))
@@ -68,20 +67,41 @@ def decode_steadily(
     places = np.flatnonzero(batch.outputs[: batch.size]).tolist()
     chosen: list[list[int]] = []
     kept: list[NDArray[np.float32]] = []
+    faults: dict[int, Exception] = {}
+    refused: Exception | None = None
     while True:
-        if greedy:
-            tokens = logits.argmax(axis=1).tolist()
-        else:
-            tokens = [s.draw(row) for s, row in zip(sequences, logits, strict=True)]
+        tokens = logits.argmax(axis=1).tolist() if greedy else _draw(sequences, logits, faults)
         chosen.append(tokens)
         left -= 1
-        if left <= 0 or not ends.isdisjoint(tokens) or interrupted():
+        if left <= 0 or faults or not ends.isdisjoint(tokens) or interrupted():
             break
         if keep_logits:
             kept.append(logits.copy())
         batch.advance(places, tokens)
-        logits = decode()
+        try:
+            logits = decode()
+        except Exception as error:
+            refused = error
+            break
     if kept:
-        by_sequence = np.stack([*kept, logits], axis=1)
+        rows = kept if refused is not None else [*kept, logits]
+        by_sequence = np.stack(rows, axis=1)
         logits = by_sequence.reshape(-1, by_sequence.shape[2])
-    return Steps([list(column) for column in zip(*chosen, strict=True)], logits)
+    columns = [list(column) for column in zip(*chosen, strict=True)]
+    for index in faults:
+        columns[index].pop()
+    return Steps(columns, logits, len(chosen), faults, refused)
+
+
+def _draw(
+    sequences: Sequence[Generated], logits: NDArray[np.float32], faults: dict[int, Exception]
+) -> list[int]:
+    """Draw each sequence's token; a sequence for which that fails gets none that counts."""
+    tokens: list[int] = []
+    for index, (sequence, row) in enumerate(zip(sequences, logits, strict=True)):
+        try:
+            tokens.append(sequence.draw(row))
+        except Exception as error:
+            faults[index] = error
+            tokens.append(-1)
+    return tokens
