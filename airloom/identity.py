@@ -20,9 +20,6 @@ ROLE_URI = "airloom:role/"
 ROLE_DOMAIN = ".role.airloom"
 """Follows a role among its DNS names; no agent and no host may be called so."""
 
-_PLAINTEXT = [b"insecure"]
-"""What gRPC calls the security of a connection without TLS."""
-
 
 class Role(str, Enum):
     """What a caller may do; a certificate without a role is a device's."""
@@ -80,9 +77,8 @@ class Caller:
             )
         if name != self.name and not self.is_operator:
             raise PermissionDeniedError(
-                f"registration.device_id is {name!r}, but the certificate is {self.name!r}'s: "
-                "set device_id to that, or make a certificate "
-                f"(testbed certificates {name})"
+                f"registration.device_id is {name}, but the certificate is that of {self.name}: "
+                f"set device_id: {self.name}, or make a certificate (testbed certificates {name})"
             )
         return name
 
@@ -115,7 +111,7 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], *, trust_names: bool 
     if peer.startswith("unix:"):
         return LOCAL_OPERATOR
     properties = context.auth_context()
-    if properties.get("transport_security_type", _PLAINTEXT) == _PLAINTEXT:
+    if list(properties.get("transport_security_type", ())) != [b"ssl"]:
         host = peer.rpartition(":")[0]
         role = Role.OPERATOR if trust_names else Role.DEVICE
         return Caller("", frozenset({role}), False, f"address {host}", trust_names)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import zmq.auth
@@ -14,6 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from airloom.errors import ConfigurationError
+from airloom.identity import NAME_PATTERN, ROLE_DOMAIN, ROLE_URI, Role, role_host
+
+DAYS = 825
+"""That a certificate is valid for, unless said otherwise."""
+MOST_DAYS = 3650
+"""As long as the authority itself."""
 _CA = "ca"
 
 
@@ -56,7 +64,7 @@ def make_authority(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("airloom local CA")
     certificate = (
-        _builder(name, name, 3650)
+        _builder(name, name, MOST_DAYS)
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -66,23 +74,34 @@ def make_authority(folder: Path) -> None:
     (folder / f"{_CA}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def issue(folder: Path, name: str, hosts: Sequence[str] = ()) -> None:
-    """Write NAME.crt and NAME.key, signed by the folder's authority, valid for the hosts."""
+def issue(
+    folder: Path,
+    name: str,
+    hosts: Sequence[str] = (),
+    *,
+    roles: Sequence[Role] = (),
+    days: int = DAYS,
+) -> None:
+    """Write NAME.crt and NAME.key, signed by the folder's authority, valid for the hosts.
+
+    No role is that of a device.
+
+    Raises:
+        ConfigurationError: the name is no agent's, or a host is the name of a role.
+    """
+    _check_names(name, hosts)
     ca = x509.load_pem_x509_certificate((folder / f"{_CA}.crt").read_bytes())
     ca_key = serialization.load_pem_private_key((folder / f"{_CA}.key").read_bytes(), None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [x509.DNSName(name)]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
-        _builder(_name(name), ca.subject, 825)
+        _builder(_name(name), ca.subject, days)
         .public_key(key.public_key())
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(list(_alternative_names(name, hosts, roles))),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(
@@ -92,6 +111,33 @@ def issue(folder: Path, name: str, hosts: Sequence[str] = ()) -> None:
     )
     _write_private(folder / f"{name}.key", _key_pem(key))
     (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _check_names(name: str, hosts: Sequence[str]) -> None:
+    if not re.fullmatch(NAME_PATTERN, name) or name == _CA:
+        raise ConfigurationError(
+            f"{name!r} is no agent's name: 1 to 64 letters, digits, _ . - (and not {_CA})"
+        )
+    for each in (name, *hosts):
+        if each.lower().endswith(ROLE_DOMAIN):
+            raise ConfigurationError(
+                f"{each!r} is what certificates with a role are called: give the role with --role"
+            )
+
+
+def _alternative_names(
+    name: str, hosts: Sequence[str], roles: Sequence[Role]
+) -> Iterator[x509.GeneralName]:
+    """Names that a certificate is valid for; the first is the agent's own."""
+    yield x509.DNSName(name)
+    for host in hosts:
+        try:
+            yield x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            yield x509.DNSName(host)
+    for role in roles:
+        yield x509.UniformResourceIdentifier(f"{ROLE_URI}{role.value}")
+        yield x509.DNSName(role_host(role))
 
 
 def make_curve_keys(folder: Path, name: str) -> Path:

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from airloom.errors import AirloomError, ConfigurationError
+from airloom.identity import Role
 from airloom.settings_file import load_yaml
 from netctl.backends import choose
 from netctl.backends.capabilities import probe
-from testbed.certificates import issue, make_authority, make_curve_keys
+from testbed.certificates import DAYS, MOST_DAYS, issue, make_authority, make_curve_keys
 from testbed.report.page import write_report
 from testbed.runner.plan import RunPlan, describe, plan_run, predicted_ask_ms
 from testbed.runner.progress import ConsoleProgress
@@ -136,7 +137,13 @@ def _certificates(arguments: argparse.Namespace) -> int:
     make_authority(arguments.out)
     for entry in arguments.names:
         name, _, hosts = entry.partition("=")
-        issue(arguments.out, name, [host for host in hosts.split(",") if host])
+        issue(
+            arguments.out,
+            name,
+            [host for host in hosts.split(",") if host],
+            roles=[Role(role) for role in arguments.role],
+            days=arguments.days,
+        )
         print(arguments.out / f"{name}.crt")
         print(make_curve_keys(arguments.out / "telemetry", name))
     return 0
@@ -145,6 +152,12 @@ def _certificates(arguments: argparse.Namespace) -> int:
 def _schema(_: argparse.Namespace) -> int:
     print(json.dumps(Scenario.model_json_schema(), indent=2))
     return 0
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 1 to {MOST_DAYS}")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -173,6 +186,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("names", nargs="+", metavar="NAME[=HOST,…]")
+    command.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        choices=[role.value for role in Role],
+        help="what all these may do; may be repeated (default: what a device may)",
+    )
+    command.add_argument(
+        "--days", type=_days, default=DAYS, help="that they are valid (default: %(default)s)"
+    )
     command.set_defaults(call=_certificates)
 
     command = commands.add_parser("schema", help="print the JSON schema of scenarios")

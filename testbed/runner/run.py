@@ -18,6 +18,7 @@ import zmq.asyncio
 from google.protobuf.json_format import MessageToDict
 
 from airloom.errors import CancelledTaskError, UnreachableError
+from airloom.identity import Role
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -52,7 +53,7 @@ def _make_certificates(plan: RunPlan, folder: Path) -> None:
     if plan.scenario.security == "plaintext":
         return
     make_authority(folder)
-    issue(folder, CLOUD, [board.cloud_host for board in plan.boards])
+    issue(folder, CLOUD, [board.cloud_host for board in plan.boards], roles=[Role.CLOUD])
     for board in plan.boards:
         issue(folder, board.name)
 
@@ -166,9 +167,11 @@ async def _run(
         _make_certificates(plan, scratch)
         cloud = AgentProcess(CLOUD, "cloud_agent.cli", CLOUD, folder / "cloud.log")
         agents.append(cloud)
-        await cloud.start(
-            cloud_settings(plan.scenario, str(scratch), _security(plan, scratch, CLOUD))
-        )
+        security = _security(plan, scratch, CLOUD)
+        if plan.scenario.security == "plaintext":
+            # The links are this run's own: nobody else is there to claim a board's name.
+            security["trust_names"] = True
+        await cloud.start(cloud_settings(plan.scenario, str(scratch), security))
         for board in plan.boards:
             agent = AgentProcess(
                 board.name, "device_agent.cli", board.name, folder / f"{board.name}.log"
