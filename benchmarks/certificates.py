@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from airloom.identity import ROLE_URI
+from airloom.identity import ROLE_URI, Role, role_host
 from testbed.certificates import make_authority
 
 _LOOPBACK = "127.0.0.1"
@@ -43,7 +43,8 @@ class Authority:
 
     def issue(self, name: str, *roles: str) -> None:
         """A certificate for an agent on this machine, with roles; with none as before there were any."""
-        self.issue_for(name, [x509.DNSName(name)], roles)
+        hosts = [x509.DNSName(role_host(Role(role))) for role in roles]
+        self.issue_for(name, [x509.DNSName(name), *hosts], roles)
 
     def issue_for(
         self, file: str, names: Sequence[x509.GeneralName], roles: Sequence[str] = ()

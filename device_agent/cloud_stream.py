@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from airloom.concurrency import first_to_end
 from airloom.errors import AirloomError, OverloadedError, UnreachableError, explained
+from airloom.identity import Role
 from airloom.security import open_channel
 from airloom.stream import MISSED_HEARTBEATS, Lanes, Reassembly, StreamViolationError
 from airloom.stream.limits import GRPC_FRAME_BYTES
@@ -69,7 +70,7 @@ class CloudStream:
         reason = "the cloud closed the stream"
         try:
             async with open_channel(
-                self._settings.address, self._settings.security, _CHANNEL_OPTIONS
+                self._settings.address, self._settings.security, _CHANNEL_OPTIONS, role=Role.CLOUD
             ) as channel:
                 call = fleet_pb2_grpc.FleetServiceStub(channel).Connect(self._requests())
                 try:

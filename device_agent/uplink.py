@@ -29,7 +29,9 @@ from airloom.errors import (
     UnreachableError,
     explained,
 )
+from airloom.identity import Role
 from airloom.log_text import one_line
+from airloom.security import why_refused
 from airloom.stream import PROTOCOL
 from airloom.tracing import send_along, task_span
 from device_agent.cloud_ask import CloudAsk
@@ -190,7 +192,8 @@ class Uplink:
                 await CloudStream(s, self._registration, self._handle, self._welcome).run()
                 reason = "the cloud closed the stream"
             except grpc.aio.AioRpcError as error:
-                reason = one_line(error.details() or error.code().name, 500)
+                said = why_refused(error.details() or error.code().name, Role.CLOUD)
+                reason = one_line(said, 500)
                 refusal = reason if error.code() in _REFUSALS else None
             except Exception as error:
                 reason = _told(error)

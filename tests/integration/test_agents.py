@@ -15,6 +15,7 @@ import zmq.auth
 from agents import MODELS, Agents, free_port, healthy
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from airloom.identity import Role
 from benchmarks.qwen_shape import QwenShape, write_random
 from protos.airloom.v1 import (
     fleet_pb2,
@@ -171,7 +172,7 @@ async def test_a_lost_device_is_forgotten(agents: Agents) -> None:
 async def test_mutual_tls_lets_in_whom_the_authority_knows_and_nobody_else(agents: Agents) -> None:
     folder = agents.folder
     make_authority(folder)
-    issue(folder, "cloud", ["127.0.0.1"])
+    issue(folder, "cloud", roles=[Role.CLOUD])
     issue(folder, "board")
 
     def security(name: str, place: Path = folder) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -18,6 +19,9 @@ from airloom.errors import ConfigurationError, PermissionDeniedError, Unauthenti
 from airloom.grpc_server import GrpcServer
 from airloom.identity import Caller, Role, caller_of
 from airloom.security import ServerSecurity, TransportSecurity, open_channel, why_refused
+from device_agent.config import CloudSettings
+from device_agent.uplink import Uplink
+from protos.airloom.v1 import inference_pb2, task_pb2
 from testbed.certificates import issue, make_authority
 from testbed.cli import build_parser
 
@@ -142,6 +146,33 @@ async def test_a_board_does_not_pass_for_the_cloud_although_its_host_name_fits(
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     said = why_refused(refused.value.details() or "", Role.CLOUD)
     assert "does not have the role cloud (testbed certificates NAME --role cloud" in said
+
+
+async def until_told(uplink: Uplink) -> None:
+    while "testbed certificates NAME --role cloud" not in uplink.last_error:
+        await asyncio.sleep(0.01)
+
+
+async def test_an_uplink_names_the_command_for_a_cloud_with_a_certificate_of_before(
+    identities: Identities,
+) -> None:
+    async def never(task: task_pb2.Task) -> task_pb2.TaskResult:
+        raise AssertionError(task)
+
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"address": address, "security": identities.files("board-a")}
+    uplink = Uplink(
+        CloudSettings.model_validate(settings),
+        device_id="board-a",
+        model=inference_pb2.ModelInfo(),
+        handle=never,
+    )
+    async with serving(address, identities.files("board-b")):
+        running = asyncio.create_task(uplink.run())
+        try:
+            await asyncio.wait_for(until_told(uplink), 20)
+        finally:
+            running.cancel()
 
 
 async def test_the_cloud_is_known_by_its_role_under_any_address(tmp_path: Path) -> None:
