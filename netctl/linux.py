@@ -14,6 +14,8 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 _MS_PRIVATE_RECURSIVE = (1 << 18) | (1 << 14)
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO, the same on every machine."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,9 +94,34 @@ def make_mounts_private() -> None:
     _check(_libc.mount(b"none", b"/", None, _MS_PRIVATE_RECURSIVE, None), "mount --make-rprivate")
 
 
+def network_namespace_number() -> int:
+    """The number by which the kernel knows this thread's network namespace."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+def find_network_namespace(number: int) -> Path | None:
+    """A way into the network namespace of a number: a mount of it, or a process that is in it."""
+    named = f"net:[{number}]"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        if fields[3] == named:
+            return Path(fields[4])
+    for process in Path("/proc").glob("[0-9]*/ns/net"):
+        # Processes end, and those of others do not tell.
+        with contextlib.suppress(OSError):
+            if str(process.readlink()) == named:
+                return process
+    return None
+
+
+def all_network_namespaces_are_seen() -> bool:
+    """Whether no process is hidden from this one: root, in the machine's first PID namespace."""
+    return os.geteuid() == 0 and Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+
+
 @contextlib.contextmanager
-def network_namespace(name: str | None) -> Iterator[None]:
-    """Run the body in a named network namespace; sockets opened there stay there.
+def network_namespace(name: str | Path | None) -> Iterator[None]:
+    """Run the body in a network namespace, by its name or a path; sockets opened there stay there.
 
     None is the present one. Only the calling thread is moved.
     """

@@ -74,7 +74,7 @@ def on_netem(path: Path, duration_s: float) -> ReplayError:
     planned = tree.tree(asked, varying=True)
     with bench_link("netem", one_way(DirectionConditions())):
         with Netlink(AIR_NAMESPACE) as netlink:
-            send.remove(netlink, interface)
+            send.remove(netlink, netlink.index(interface))
             send.install(netlink, interface, planned)
         with saturated(DEVICE, CLOUD, _offered_bps(trace)) as received:
             begin_s = time.monotonic() + 0.5

@@ -18,6 +18,7 @@ from netctl.backends import execute
 from netctl.backends.kernel import read_back, tree
 from netctl.backends.kernel.filters import Exemption
 from netctl.backends.kernel.netlink import Netlink
+from netctl.backends.offloads import read_offloads
 from netctl.backends.userspace_link.forwarder import Forwarder, stop_on_signals
 from netctl.backends.userspace_link.ports import open_port
 from netctl.cli.arguments import (
@@ -33,10 +34,12 @@ from netctl.cli.arguments import (
 from netctl.conditions.classes import SharedLink
 from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.interface.hold import hold
-from netctl.interface.lease import RENEWALS, leases, restore
+from netctl.interface.lease import RENEWALS, leases
+from netctl.interface.offloads import offloads_off, offloads_restored
 from netctl.interface.replay import Watch, replay_conditions, replay_opportunities
+from netctl.interface.restore import orphans, remove_orphans, restore
 from netctl.interface.shape import netem_here, shape, taken
-from netctl.linux import die_with_parent
+from netctl.linux import die_with_parent, network_namespace, network_namespace_number
 from netctl.traces.files import read_opportunities, read_trace
 from netctl.traces.trace import OpportunityTrace
 
@@ -152,7 +155,7 @@ def _replay(arguments: argparse.Namespace) -> None:
             lease.renew()
             read_back.check(netlink, shaped, present)
 
-        watch = Watch(lease_s / RENEWALS, look)
+        watch = Watch(lease_s / RENEWALS, look, lease.require_in_time)
         begin_s = time.monotonic() + 0.05
         if isinstance(trace, OpportunityTrace):
             report = replay_opportunities(
@@ -182,9 +185,11 @@ def _show(arguments: argparse.Namespace) -> None:
     with Netlink(namespace) as netlink:
         shown = read_back.read_back(netlink, interface)
         foreign = read_back.foreign_root(netlink, interface)
-    lease = next(
-        (one for one in leases() if (one.interface, one.kind) == (interface, "leaving")), None
-    )
+        index = netlink.index(interface)
+    with network_namespace(namespace):
+        number = network_namespace_number()
+    wanted = (number, index, "leaving")
+    lease = next((o for o in leases() if (o.namespace, o.index, o.kind) == wanted), None)
     value = {
         "interface": arguments.interface,
         "tree": None if shown is None else asdict(shown),
@@ -197,13 +202,22 @@ def _show(arguments: argparse.Namespace) -> None:
     else:
         text = f"{arguments.interface}: {read_back.describe(shown)}"
         if lease is not None:
-            text += f"\n  leased by process {lease.pid}, {'held' if lease.held else 'lapsed'}"
+            text += (
+                f"\n  leased by process {lease.holder.pid}, {'held' if lease.held else 'lapsed'}"
+            )
     show(value, text, arguments)
 
 
 def _restore(arguments: argparse.Namespace) -> None:
     restored = restore()
-    show(restored, "\n".join(f"restored {interface}" for interface in restored), arguments)
+    lines = [f"restored {interface}" for interface in restored]
+    found = remove_orphans() if arguments.orphans else orphans()
+    removed = "removed" if arguments.orphans else "left alone (--orphans removes it)"
+    lines += [
+        f"{one.interface}: {one.what} of netctl's that nobody holds: {removed}" for one in found
+    ]
+    value = {"restored": restored, "orphans": [asdict(one) for one in found]}
+    show(value, "\n".join(lines), arguments)
 
 
 def _link(arguments: argparse.Namespace) -> None:
@@ -235,7 +249,14 @@ def _link(arguments: argparse.Namespace) -> None:
 
 
 def _offloads(arguments: argparse.Namespace) -> None:
-    execute.run(("netctl", "offloads", "off", arguments.interface))
+    namespace, interface = place(arguments.interface)
+    if arguments.state == "off":
+        offloads_off(interface, namespace)
+    found = read_offloads(interface, namespace)
+    if arguments.state == "restore":
+        found = offloads_restored(interface, namespace)
+    lines = [f"{name}: {'on' if on else 'off'}" for name, on in found.items()]
+    show(found, "\n".join(lines), arguments)
 
 
 def _order(arguments: argparse.Namespace) -> None:
@@ -333,6 +354,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "restore", help="undo what a killed netctl left behind", parents=[common]
     )
+    command.add_argument(
+        "--orphans",
+        action="store_true",
+        help="also remove what netctl made in this network namespace and no lease tells of",
+    )
     command.set_defaults(run=_restore)
 
     command = commands.add_parser("link", help="carry packets between two ports (used by plans)")
@@ -356,8 +382,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("conditions", metavar="JSON", help="of uplink, downlink or both")
     command.set_defaults(run=_order)
 
-    command = commands.add_parser("offloads", help="switch an interface's offloads off")
-    command.add_argument("state", choices=["off"])
+    command = commands.add_parser(
+        "offloads",
+        help="switch an interface's offloads off, restore what they were, or show them",
+        parents=[common],
+    )
+    command.add_argument("state", choices=["off", "restore", "show"])
     command.add_argument("interface", metavar="[NAMESPACE/]INTERFACE")
     command.set_defaults(run=_offloads)
 

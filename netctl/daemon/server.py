@@ -27,7 +27,8 @@ from netctl.backends.kernel.filters import Exemption
 from netctl.backends.kernel.netlink import Netlink
 from netctl.daemon.messages import from_message
 from netctl.daemon.settings import DaemonSettings
-from netctl.interface.lease import leases, restore
+from netctl.interface.lease import leases_here
+from netctl.interface.restore import restore
 from protos.airloom.v1 import board_pb2, board_pb2_grpc
 
 _PATIENCE_S = 30.0
@@ -178,7 +179,7 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
             with Netlink() as netlink:
                 shown = read_back.read_back(netlink, request.interface)
                 foreign = read_back.foreign_root(netlink, request.interface)
-            held = any(one.held for one in leases() if one.interface == request.interface)
+            held = any(one.held for one in leases_here() if one.interface == request.interface)
             return board_pb2.ShowInterfaceResponse(
                 tree="" if shown is None else read_back.describe(shown),
                 foreign=foreign or "",

@@ -20,7 +20,8 @@ from netctl.backends.kernel import read_back, send, tree
 from netctl.backends.kernel.filters import Exemption
 from netctl.backends.kernel.netlink import Netlink
 from netctl.conditions.link import DirectionConditions
-from netctl.interface.lease import restore
+from netctl.interface.held import Held
+from netctl.interface.restore import restore
 from netctl.interface.shape import netem_here, taken
 from netctl.json_data import from_python
 from netctl.linux import minimise_timer_slack, processors_awake
@@ -66,7 +67,7 @@ def hold(
         for line in _lines(orders, lease_s, interface):
             lease.renew()
             try:
-                _tell(answers, _obey(netlink, shaped, line, plan, lease_s))
+                _tell(answers, _obey(netlink, lease, shaped, line, plan, lease_s))
             except (AirloomError, ValueError) as error:
                 _tell(answers, {"error": str(error)})
 
@@ -91,6 +92,7 @@ def _lines(descriptor: int, lease_s: float, interface: str) -> Iterator[bytes]:
 
 def _obey(
     netlink: Netlink,
+    lease: Held,
     shaped: str,
     line: bytes,
     plan: Callable[[DirectionConditions], tree.Tree],
@@ -115,6 +117,7 @@ def _obey(
         with processors_awake():
             while (left_s := due_s - time.time()) > 0:
                 time.sleep(left_s)
+    lease.require_in_time()
     send.change(netlink, shaped, planned)
     late_ms = (time.time() - due_s) * 1e3
     differences = read_back.differences(planned, read_back.read_back(netlink, shaped))

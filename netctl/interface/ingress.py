@@ -1,72 +1,127 @@
-"""What arrives at an interface is shaped on an ifb that it is sent through."""
+"""What arrives at an interface is shaped on an ifb that it is sent through.
+
+The filter that sends it there bears our priority. An ingress qdisc is ours as long as that filter is in
+it and no other; filters and qdiscs of anybody else stay, whenever they came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import contextlib
+import re
+import socket
+import struct
 
 from airloom.errors import LinkError
 from netctl.backends import execute
 from netctl.backends.kernel import netlink as nl
-from netctl.backends.kernel.netlink import Netlink
+from netctl.backends.kernel.filters import redirection
+from netctl.backends.kernel.netlink import Netlink, TrafficControl
 
-_INGRESS = 0xFFFF_FFF1
+_INGRESS_PARENT, _INGRESS_HANDLE = 0xFFFF_FFF1, 0xFFFF_0000
+_PRIORITY = 0xA1F1
+_EVERY_PROTOCOL = struct.unpack("=H", struct.pack("!H", 0x0003))[0]
+_OURS = _PRIORITY << 16 | _EVERY_PROTOCOL
+_IFB = re.compile(r"netctl\d+")
 
 
-def ifb_name(interface: str) -> str:
-    """The device that only netctl makes, for this interface."""
-    with Netlink() as netlink:
-        return f"netctl{netlink.index(interface)}"
+def ifb_name(index: int) -> str:
+    """The device that only netctl makes, for the interface of this number."""
+    return f"netctl{index}"
+
+
+def is_ifb_name(name: str) -> bool:
+    """Whether it is one of those."""
+    return _IFB.fullmatch(name) is not None
 
 
 def refuse_foreign_ingress(interface: str) -> None:
     """LinkError where somebody else looks at what arrives here already."""
     with Netlink() as netlink:
         for qdisc in netlink.dump(nl.RTM_GETQDISC, netlink.index(interface)):
-            if qdisc.parent == _INGRESS:
-                raise LinkError(
-                    f"{interface} already carries a {qdisc.kind} qdisc that netctl did not make; it is "
-                    "left alone"
-                )
+            if qdisc.parent == _INGRESS_PARENT:
+                raise _foreign(interface, qdisc.kind)
 
 
-@contextmanager
-def through_ifb(interface: str) -> Iterator[str]:
-    """Send what arrives through an ifb until the block ends; gives the ifb's name.
+def _foreign(interface: str, kind: str) -> LinkError:
+    return LinkError(
+        f"{interface} already carries a {kind} qdisc that netctl did not make; it is left alone"
+    )
+
+
+def make_ifb(index: int) -> str:
+    """Make the ifb of an interface; its name. LinkError where the kernel has no ifb."""
+    name = ifb_name(index)
+    execute.run(("ip", "link", "add", name, "type", "ifb"))
+    execute.run(("ip", "link", "set", name, "up"))
+    return name
+
+
+def redirect(netlink: Netlink, interface: str, name: str) -> None:
+    """From now on what arrives passes the ifb: to be called when it is shaped.
 
     Raises:
-        LinkError: the kernel has no ifb, or somebody else has an ingress qdisc here.
+        LinkError: somebody else made an ingress qdisc meanwhile; it is as it was.
     """
-    refuse_foreign_ingress(interface)
-    name = ifb_name(interface)
-    execute.run(("ip", "link", "add", name, "type", "ifb"))
-    try:
-        execute.run(("ip", "link", "set", name, "up"))
-        yield name
-    finally:
-        undo(interface, name)
+    index = netlink.index(interface)
+    options = redirection(netlink.index(name))
+    created = nl.NLM_F_CREATE | nl.NLM_F_EXCL
+    qdisc = TrafficControl(index, _INGRESS_HANDLE, _INGRESS_PARENT, 0, "ingress")
+    taking = TrafficControl(index, 0, _INGRESS_HANDLE, _OURS, "u32", options)
+    # In one system call: a qdisc of ours without our filter could not be told from somebody else's.
+    refused, no_filter = netlink.attempt_all(
+        [(nl.RTM_NEWQDISC, qdisc, created), (nl.RTM_NEWTFILTER, taking, created)]
+    )
+    if refused is not None:
+        if no_filter is None:
+            _delete_filter(netlink, index)
+        if _ingress_kind(netlink, index) is None:
+            raise refused
+        raise _foreign(interface, _ingress_kind(netlink, index) or "ingress")
+    if no_filter is not None:
+        netlink.request(nl.RTM_DELQDISC, qdisc)
+        raise no_filter
 
 
-def redirect(interface: str, name: str) -> None:
-    """From now on what arrives passes the ifb: to be called when it is shaped."""
-    execute.run(("tc", "qdisc", "add", "dev", interface, "handle", "ffff:", "ingress"))
-    execute.run(
-        (
-            "tc", "filter", "add", "dev", interface, "parent", "ffff:", "protocol", "all", "u32",
-            "match", "u32", "0", "0", "action", "mirred", "egress", "redirect", "dev", name,
-        )
-    )  # fmt: skip
+def redirected(netlink: Netlink, index: int) -> bool:
+    """Whether our filter is there."""
+    return any(one.info == _OURS for one in _filters(netlink, index))
 
 
-def undo(interface: str, name: str) -> bool:
-    """Take the ifb and our way to it away; False where there is no such ifb."""
-    try:
-        execute.run(("ip", "link", "show", "dev", name))
-    except LinkError:
+def undo(netlink: Netlink, index: int) -> bool:
+    """Take the ifb and our way to it away; False where there was neither."""
+    removed = redirected(netlink, index)
+    if removed:
+        _delete_filter(netlink, index)
+        if _ingress_kind(netlink, index) == "ingress" and not _filters(netlink, index):
+            qdisc = TrafficControl(index, _INGRESS_HANDLE, _INGRESS_PARENT, 0, "ingress")
+            netlink.request(nl.RTM_DELQDISC, qdisc)
+    return delete_ifb(ifb_name(index)) or removed
+
+
+def delete_ifb(name: str) -> bool:
+    """Delete it where it is one of ours and there; whether it was."""
+    if not is_ifb_name(name):
         return False
-    # While our ifb is there, an ingress qdisc is ours: we would not have begun beside another.
-    with suppress(LinkError):
-        execute.run(("tc", "qdisc", "del", "dev", interface, "ingress"))
-    with suppress(LinkError):
+    with contextlib.suppress(OSError):
+        socket.if_nametoindex(name)
         execute.run(("ip", "link", "del", "dev", name))
-    return True
+        return True
+    return False
+
+
+def _ingress_kind(netlink: Netlink, index: int) -> str | None:
+    kinds = [
+        one.kind for one in netlink.dump(nl.RTM_GETQDISC, index) if one.parent == _INGRESS_PARENT
+    ]
+    return kinds[0] if kinds else None
+
+
+def _filters(netlink: Netlink, index: int) -> list[TrafficControl]:
+    if _ingress_kind(netlink, index) is None:
+        return []
+    return netlink.dump(nl.RTM_GETTFILTER, index, _INGRESS_HANDLE)
+
+
+def _delete_filter(netlink: Netlink, index: int) -> None:
+    message = TrafficControl(index, 0, _INGRESS_HANDLE, _OURS, "u32")
+    netlink.request(nl.RTM_DELTFILTER, message)

@@ -1,8 +1,7 @@
 """A shaped interface is held on lease: whoever stops renewing it loses it, however he stopped.
 
-The lease is a file in /run; guardians, processes in sessions of their own, take our tree away as soon as
-the holder has died or the lease has run out. There are two of them, so that one may be killed as
-well; what a kill of everything leaves, `netctl restore` finds by the same files.
+A lease is a file in /run, which all network namespaces share: its name says which namespace's
+interface it is of. Whoever reads one to act upon it, or writes one, does so under one lock.
 """
 
 from __future__ import annotations
@@ -11,27 +10,22 @@ import contextlib
 import fcntl
 import json
 import os
-import select
-import signal
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from airloom.errors import LinkError
-from netctl.backends.kernel import send
-from netctl.backends.kernel.netlink import Netlink
-from netctl.interface.ingress import ifb_name, undo
-from netctl.interface.wifi import RadioLimits, WiFi
+from netctl.interface.process import ProcessIdentity
+from netctl.interface.wifi import RadioLimits
 from netctl.json_data import to_json
+from netctl.linux import network_namespace_number
 
 FOLDER = Path("/run/airloom/netctl")
-GUARDIANS = 2
 RENEWALS = 4
 """In one term of a lease: a busy moment must not cost it."""
+_NAME = re.compile(r"\d+\.(leaving|incoming|radio)\..+\.json")
 
 Kind = Literal["leaving", "incoming", "radio"]
 """What is changed of an interface: what leaves, what arrives (through an ifb), or its Wi-Fi radio."""
@@ -42,9 +36,11 @@ class Lease:
     """Who holds an interface, and until when on CLOCK_BOOTTIME unless it is renewed."""
 
     interface: str
-    pid: int
-    started: float
-    """When that process started: numbers are used again."""
+    index: int
+    """The interface's number, which it keeps when it is renamed."""
+    namespace: int
+    """The number of its network namespace: an eth0 of another is another interface."""
+    holder: ProcessIdentity
     ends_s: float
     kind: Kind = "leaving"
     radio: RadioLimits | None = None
@@ -53,18 +49,16 @@ class Lease:
 
     @property
     def path(self) -> Path:
-        suffix = "" if self.kind == "leaving" else f".{self.kind}"
-        return FOLDER / f"{self.interface}{suffix}.json"
+        return FOLDER / f"{self.namespace}.{self.kind}.{self.interface}.json"
 
     @property
     def held(self) -> bool:
         """Whether the holder lives and has renewed it in time."""
-        if self.ends_s < now_s():
-            return False
-        try:
-            return psutil.Process(self.pid).create_time() == self.started
-        except psutil.NoSuchProcess:
-            return False
+        return self.ends_s >= now_s() and self.holder.alive
+
+    def same_holder(self, other: Lease | None) -> bool:
+        """Whether the other is this one, renewed or not."""
+        return other is not None and (other.holder, other.index) == (self.holder, self.index)
 
 
 def now_s() -> float:
@@ -73,166 +67,70 @@ def now_s() -> float:
 
 
 def leases() -> list[Lease]:
-    """All that are in the folder, held or not."""
-    found = []
-    for path in sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []:
-        lease = _read(path)
-        if lease is not None:
-            found.append(lease)
-    return found
+    """All that are in the folder, held or not, of any network namespace."""
+    paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
+    found = [read(path) for path in paths if _NAME.fullmatch(path.name)]
+    return [one for one in found if one is not None]
 
 
-def _read(path: Path) -> Lease | None:
-    # A guardian may have removed it in the meantime.
-    with contextlib.suppress(FileNotFoundError):
+def leases_here() -> list[Lease]:
+    """Those of interfaces of the present network namespace."""
+    present = network_namespace_number()
+    return [one for one in leases() if one.namespace == present]
+
+
+def read(path: Path) -> Lease | None:
+    """One lease; None where there is none any more."""
+    try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("radio", "radio_before"):
-            if fields[name] is not None:
-                limits: dict[str, Any] = {
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in fields[name].items()
-                }
-                fields[name] = RadioLimits(**limits)
-        return Lease(**fields)
-    return None
+    except FileNotFoundError:
+        return None
+    for name in ("radio", "radio_before"):
+        if fields[name] is not None:
+            limits: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in fields[name].items()
+            }
+            fields[name] = RadioLimits(**limits)
+    fields["holder"] = ProcessIdentity(**fields["holder"])
+    return Lease(**fields)
 
 
-def _written_aside(lease: Lease) -> Path:
+def write(lease: Lease, *, new: bool) -> None:
+    """Write it, whole from its first moment; FileExistsError for a new one where one is already."""
     partial = lease.path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(to_json(lease), encoding="utf-8")
-    return partial
-
-
-def _same(one: Lease | None, other: Lease) -> bool:
-    """Whether it is the same holder's, renewed or not."""
-    return one is not None and (one.pid, one.started) == (other.pid, other.started)
-
-
-def release(lease: Lease) -> bool:
-    """Take what is ours and the lease away; False where there was nothing of ours.
-
-    One process at a time does that, and none where the interface has another holder by now: there
-    can be none before the file is gone, which goes last.
-    """
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _same(_read(lease.path), lease) and _undo(lease)
-
-
-def _undo(lease: Lease) -> bool:
-    removed = False
-    # The interface itself may be gone, and with it all that was on it.
-    with contextlib.suppress(LinkError):
-        if lease.kind == "radio":
-            assert lease.radio is not None
-            assert lease.radio_before is not None
-            with WiFi() as wifi:
-                wifi.restore(lease.interface, lease.radio_before, lease.radio)
-            removed = True
-        elif lease.kind == "incoming":
-            removed = undo(lease.interface, ifb_name(lease.interface))
-        else:
-            with Netlink() as netlink:
-                removed = send.remove(netlink, lease.interface)
-    lease.path.unlink(missing_ok=True)
-    return removed
-
-
-def restore() -> list[str]:
-    """Undo what dead or silent holders left; return the interfaces restored."""
-    return [lease.interface for lease in leases() if not lease.held and release(lease)]
-
-
-class Held:
-    """A lease in the hands of this process."""
-
-    def __init__(self, lease: Lease, lease_s: float) -> None:
-        self._lease = lease
-        self._lease_s = lease_s
-
-    def renew(self) -> None:
-        """Hold it for another term from now on; LinkError where it ran out before."""
-        self.require()
-        self._lease = replace(self._lease, ends_s=now_s() + self._lease_s)
-        _written_aside(self._lease).replace(self._lease.path)
-
-    def require(self) -> None:
-        """LinkError where it ran out."""
-        if _read(self._lease.path) is None:
-            raise LinkError(
-                f"the lease of {self._lease.interface} ran out, and the interface was restored: this "
-                f"process had not renewed it for {self._lease_s:g} s"
-            )
+    if not new:
+        partial.replace(lease.path)
+        return
+    try:
+        os.link(partial, lease.path)
+    finally:
+        partial.unlink()
 
 
 @contextlib.contextmanager
-def held(
-    interface: str,
-    lease_s: float,
-    kind: Kind = "leaving",
-    *,
-    radio: RadioLimits | None = None,
-    radio_before: RadioLimits | None = None,
-) -> Iterator[Held]:
-    """Hold an interface: two guardians watch over it; at the end our tree, or limits, are gone.
-
-    Raises:
-        LinkError: another process holds it.
-    """
+def locked() -> Iterator[None]:
+    """Keep everybody else from taking, renewing and releasing leases in this block."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    process = psutil.Process()
-    started, ends_s = process.create_time(), now_s() + lease_s
-    lease = Lease(interface, process.pid, started, ends_s, kind, radio, radio_before)
-    partial = _written_aside(lease)
+    with _lock_file().open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def lock_owner() -> int | None:
+    """The number of the process that is in such a block."""
     try:
-        # Whole from its first moment, and only where there is none.
-        os.link(partial, lease.path)
-    except FileExistsError:
-        raise LinkError(f"{interface} is being shaped by another netctl ({lease.path})") from None
-    finally:
-        partial.unlink()
-    present = Held(lease, lease_s)
-    try:
-        for _ in range(GUARDIANS):
-            _start_guardian(lease)
-        yield present
-    except LinkError:
-        # What the kernel refuses once the interface has been restored, it refuses for that reason.
-        present.require()
-        raise
-    finally:
-        release(lease)
+        inode = _lock_file().stat().st_ino
+    except FileNotFoundError:
+        return None
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        # `1: FLOCK  ADVISORY  WRITE 2411 00:19:1052 0 EOF`; waiting ones have an arrow.
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return int(fields[4])
+    return None
 
 
-def _start_guardian(lease: Lease) -> None:
-    reader, writer = os.pipe()
-    if os.fork() != 0:
-        os.close(reader)
-        # The write end stays open, unread, until this process ends, however it ends.
-        os.set_inheritable(writer, False)
-        return
-    try:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        # Nothing of the holder's may be kept open: another guardian's pipe least of all.
-        os.closerange(3, reader)
-        os.closerange(reader + 1, 256)
-        _guard(lease, reader)
-    finally:
-        os._exit(0)
-
-
-def _guard(lease: Lease, holder: int) -> None:
-    """Wait for the holder's death or silence, then restore; return early where it has let go."""
-    dead = False
-    while True:
-        # Asked again even after its death: another may hold the interface by now.
-        present = _read(lease.path)
-        if present is None or not _same(present, lease):
-            return
-        left_s = present.ends_s - now_s()
-        if dead or left_s <= 0:
-            break
-        dead = bool(select.select((holder,), (), (), left_s)[0])
-    release(lease)
+def _lock_file() -> Path:
+    return FOLDER / "lock"

@@ -8,7 +8,9 @@ import time
 
 from airloom.errors import LinkError
 from netctl.interface.end_signals import block_end_signals, told_to_end
-from netctl.interface.lease import RENEWALS, held, restore
+from netctl.interface.held import held
+from netctl.interface.lease import RENEWALS
+from netctl.interface.restore import restore
 from netctl.interface.wifi import RadioLimits, WiFi, differences
 
 

@@ -66,6 +66,8 @@ class Watch:
 
     period_s: float
     look: Callable[[tree.Tree], None]
+    before_change: Callable[[], None] = lambda: None
+    """Asked before each change whether it may still be made; quick."""
 
 
 def replay_opportunities(
@@ -164,6 +166,8 @@ def _replay(
                 pause.until(begin_s + duration_s, present)
                 break
             pause.until(due_s, present)
+            if watch is not None:
+                watch.before_change()
             present = change(netlink, index, step)
             late_ms.append((time.monotonic() - due_s) * 1e3)
     return _report(late_ms)

@@ -19,8 +19,10 @@ from netctl.conditions.classes import SharedLink
 from netctl.conditions.link import DirectionConditions
 from netctl.conditions.timeline import moments
 from netctl.interface.end_signals import block_end_signals, told_to_end
-from netctl.interface.ingress import redirect, refuse_foreign_ingress, through_ifb
-from netctl.interface.lease import RENEWALS, Held, held, restore
+from netctl.interface.held import Held, held
+from netctl.interface.ingress import make_ifb, redirect, refuse_foreign_ingress
+from netctl.interface.lease import RENEWALS, leases_here
+from netctl.interface.restore import restore
 from netctl.linux import minimise_timer_slack, processors_awake
 
 _LAST_STRETCH_S = 0.02
@@ -65,6 +67,7 @@ def shape(
         if at_s is not None:
             if not _wait_until(at_s, lease, lease_s):
                 return
+            lease.require_in_time()
             send.change(netlink, shaped, planned)
             late_ms = (time.time() - at_s) * 1e3
             print(f"{interface} changed {late_ms:.3f} ms late", file=sys.stderr)
@@ -82,6 +85,7 @@ def shape(
             lease.renew()
             if next_conditions is not None and time.monotonic() >= change_s:
                 planned = _planned(next_conditions, exempt, with_netem)
+                lease.require_in_time()
                 send.change(netlink, shaped, planned)
                 change_ms, next_conditions = next(changes)
             read_back.check(netlink, shaped, planned)
@@ -101,12 +105,13 @@ def taken(
         refuse_foreign_ingress(interface)
     else:
         refuse_foreign(netlink, interface)
-    with contextlib.ExitStack() as stack:
-        lease = stack.enter_context(held(interface, lease_s, "incoming" if incoming else "leaving"))
-        shaped = stack.enter_context(through_ifb(interface)) if incoming else interface
-        send.install(netlink, shaped, first)
-        if incoming:
-            redirect(interface, shaped)
+    with held(interface, lease_s, "incoming" if incoming else "leaving") as lease:
+        # Whatever of it is there is taken away with the lease, by whoever does that.
+        with lease.exclusively():
+            shaped = make_ifb(netlink.index(interface)) if incoming else interface
+            send.install(netlink, shaped, first)
+            if incoming:
+                redirect(netlink, interface, shaped)
         yield lease, shaped
 
 
@@ -171,7 +176,14 @@ def netem_here() -> bool:
 
 
 def refuse_foreign(netlink: Netlink, interface: str) -> None:
-    """LinkError where an interface carries somebody else's own qdisc."""
+    """LinkError where an interface carries somebody else's own qdisc, or one of ours unknown to all."""
+    index = netlink.index(interface)
+    leased = any((one.index, one.kind) == (index, "leaving") for one in leases_here())
+    if not leased and read_back.own_roots(netlink, index):
+        raise LinkError(
+            f"{interface} carries a tree that a netctl left and no lease tells of; "
+            "`netctl restore --orphans` takes it away"
+        )
     foreign = read_back.foreign_root(netlink, interface)
     if foreign is not None:
         kind, handle = foreign.split()

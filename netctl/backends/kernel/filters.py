@@ -12,16 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from netctl.backends.kernel.netlink import TrafficControl, attribute, attributes
+from netctl.backends.kernel.netlink import TrafficControl, attribute, attributes, nested
 from netctl.conditions.classes import Match
 
-_U32_CLASSID, _U32_SELECTOR, _U32_MARK = 1, 5, 10
+_U32_CLASSID, _U32_SELECTOR, _U32_ACTION, _U32_MARK = 1, 5, 7, 10
+_ACTION_KIND, _ACTION_OPTIONS, _MIRRED_PARAMETERS = 1, 2, 2
+_STOLEN, _REDIRECT = 4, 1
 _TERMINAL = 1
 _SELECTOR = struct.Struct("=BBBxHHhhI")
 """struct tc_u32_sel: flags, offshift, nkeys, offmask, off, offoff, hoff, hmask; then the keys."""
 _NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1}
 _EXEMPTED: tuple[Literal["tcp"], Literal["udp"]] = ("tcp", "udp")
 _ICMPV6 = 58
+_NEIGHBOUR_DISCOVERY = range(133, 138)
+"""ICMPv6 types of RFC 4861: router and neighbour solicitations and advertisements, redirects."""
 _IPV4, _IPV6, _ARP, _ALL = 0x0800, 0x86DD, 0x0806, 0x0003
 _SOURCE_MASK, _DESTINATION_MASK = 0xFFFF0000, 0x0000FFFF
 _PLAIN_IPV4 = ((0x0F000000, 0x05000000, 0), (0x00001FFF, 0, 4))
@@ -92,6 +96,21 @@ class Filter:
         return cls(protocol, tuple(keys), target, mark)
 
 
+def redirection(interface: int) -> bytes:
+    """Options of a u32 filter that sends every packet out by another interface."""
+    parameters = struct.pack("=2I3i", 0, 0, _STOLEN, 0, 0) + struct.pack(
+        "=iI", _REDIRECT, interface
+    )
+    action = nested(
+        1,
+        attribute(_ACTION_KIND, b"mirred\0"),
+        nested(_ACTION_OPTIONS, attribute(_MIRRED_PARAMETERS, parameters)),
+    )
+    every = struct.pack("!II", 0, 0) + struct.pack("=ii", 0, 0)
+    selector = _SELECTOR.pack(_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + every
+    return attribute(_U32_SELECTOR, selector) + nested(_U32_ACTION, action)
+
+
 def shown_filters(messages: Sequence[TrafficControl]) -> tuple[Filter, ...]:
     """The filters among what the kernel shows, in the order of their priorities."""
     ordered = sorted(messages, key=lambda message: message.info >> 16)
@@ -104,10 +123,17 @@ def two_bands() -> bytes:
 
 
 def exempting_filters(exempt: Sequence[Exemption], band: int) -> Iterator[Filter]:
-    """What sends exempt packets to a band; ARP goes there too, or nothing would resolve."""
-    yield Filter(_ARP, ((0, 0, 0),), band)
+    """What sends exempt packets to a band; ARP and IPv6's go there too, or nothing would resolve."""
+    yield from _resolving(band)
     for one in exempt:
         yield from _exempting(one, band)
+
+
+def _resolving(band: int) -> Iterator[Filter]:
+    yield Filter(_ARP, ((0, 0, 0),), band)
+    for kind in _NEIGHBOUR_DISCOVERY:
+        keys = ((0x0000FF00, _ICMPV6 << 8, 4), (0xFF000000, kind << 24, 40))
+        yield Filter(_IPV6, keys, band)
 
 
 def _exempting(one: Exemption, band: int) -> Iterator[Filter]:
@@ -120,6 +146,8 @@ def _exempting(one: Exemption, band: int) -> Iterator[Filter]:
 def shown_exemptions(filters: Sequence[Filter]) -> tuple[Exemption, ...]:
     """What the kernel exempts: only where all filters of a port are there, IPv4 and IPv6, both ends."""
     there = {replace(one, target=0) for one in filters}
+    if not there.issuperset(_resolving(0)):
+        return ()
     # A foreign filter's value may have bits that its mask leaves out.
     ports = {key[1] & key[0] for one in filters for key in one.keys if key[0] == _DESTINATION_MASK}
     candidates = (

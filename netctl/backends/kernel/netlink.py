@@ -126,25 +126,33 @@ class Netlink:
 
     def request_all(self, requests: Sequence[tuple[int, TrafficControl, int]]) -> None:
         """Several requests in one system call; LinkError where any is refused."""
-        numbers = {}
+        for refused in self.attempt_all(requests):
+            if refused is not None:
+                raise refused
+
+    def attempt_all(
+        self, requests: Sequence[tuple[int, TrafficControl, int]]
+    ) -> list[LinkError | None]:
+        """Several requests in one system call; why each was refused, None where it was not."""
+        numbers: dict[int, int] = {}
         parts = []
-        for kind, message, flags in requests:
+        for place, (kind, message, flags) in enumerate(requests):
             number = next(self._sequence)
-            numbers[number] = message
+            numbers[number] = place
             parts.append(_pack(kind, message, NLM_F_REQUEST | NLM_F_ACK | flags, number))
         self._socket.send(b"".join(parts))
-        refused: LinkError | None = None
+        refused: list[LinkError | None] = [None] * len(requests)
         while numbers:
             for kind, flags, number, payload in messages(self._socket.recv(RECEIVE_BYTES)):
                 if kind != NLMSG_ERROR or number not in numbers:
                     continue
-                message = numbers.pop(number)
+                place = numbers.pop(number)
                 (status,) = struct.unpack_from("=i", payload)
-                if status and refused is None:
+                if status:
                     words = _words(payload, flags) or os.strerror(-status)
-                    refused = LinkError(f"{message.kind or 'traffic control'}: {words}")
-        if refused is not None:
-            raise refused
+                    of_kind = requests[place][1].kind or "traffic control"
+                    refused[place] = LinkError(f"{of_kind}: {words}")
+        return refused
 
     def dump(self, kind: int, interface: int, parent: int = 0) -> list[TrafficControl]:
         """All qdiscs, classes or filters of an interface."""

@@ -39,6 +39,15 @@ def foreign_root(netlink: Netlink, interface: str) -> str | None:
     return None
 
 
+def own_roots(netlink: Netlink, index: int) -> list[TrafficControl]:
+    """The root qdisc of ours on the interface of this number: one or none."""
+    return [
+        qdisc
+        for qdisc in netlink.dump(nl.RTM_GETQDISC, index)
+        if qdisc.parent == TC_H_ROOT and qdisc.handle in ROOTS
+    ]
+
+
 def read_back(netlink: Netlink, interface: str) -> Tree | None:
     """What of ours the kernel has there; None where nothing."""
     index = netlink.index(interface)

@@ -16,11 +16,11 @@ from netctl.backends.kernel.handles import (
     NETEM,
     NEXT_QDISC,
     QUEUE,
-    ROOTS,
     SHARED,
     TC_H_ROOT,
 )
 from netctl.backends.kernel.netlink import Netlink, TrafficControl
+from netctl.backends.kernel.read_back import own_roots
 from netctl.backends.kernel.tree import Branch, Tree
 
 Request = tuple[int, TrafficControl, int]
@@ -33,12 +33,14 @@ def install(netlink: Netlink, interface: str, planned: Tree) -> None:
     What was begun is taken away again where a later part is refused.
     """
     index = netlink.index(interface)
-    requests = _requests(index, planned, nl.NLM_F_CREATE | nl.NLM_F_EXCL)
+    root, *others = _requests(index, planned, nl.NLM_F_CREATE | nl.NLM_F_EXCL)
+    # Where that is refused nothing was begun, and what is there is another holder's.
+    netlink.request(*root)
     try:
-        for request in requests:
+        for request in others:
             netlink.request(*request)
     except LinkError:
-        remove(netlink, interface)
+        remove(netlink, index)
         raise
 
 
@@ -129,14 +131,9 @@ def _branch(
     return [*requests, (nl.RTM_NEWQDISC, waiting, flags)]
 
 
-def remove(netlink: Netlink, interface: str) -> bool:
-    """Take our tree away; False where there is none of ours."""
-    index = netlink.index(interface)
-    ours = [
-        qdisc
-        for qdisc in netlink.dump(nl.RTM_GETQDISC, index)
-        if qdisc.parent == TC_H_ROOT and qdisc.handle in ROOTS
-    ]
+def remove(netlink: Netlink, index: int) -> bool:
+    """Take our tree off the interface of this number; False where there is none of ours."""
+    ours = own_roots(netlink, index)
     for qdisc in ours:
         netlink.request(
             nl.RTM_DELQDISC, TrafficControl(index, qdisc.handle, TC_H_ROOT, 0, qdisc.kind)
