@@ -170,7 +170,7 @@ def test_netem_classes_are_compared_with_what_the_kernel_has() -> None:
             process = shape("--classes", file.name, "--lease", "2 s")
             shown = json.loads(netctl("show", INTERFACE, "--json").communicate()[0])
             assert len(shown["tree"]["branches"]) == 3
-            tc("tc", "filter", "del", "dev", INTERFACE, "parent", "a1f3:", "prio", "7")
+            tc("tc", "filter", "del", "dev", INTERFACE, "parent", "a1f3:", "prio", "12")
             _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert "is not shaped as it was asked to be: class 2.filters" in errors
