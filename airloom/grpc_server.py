@@ -94,9 +94,13 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logging.getLogger(__name__).info("listening on %s", self._listen)
 
+    async def withdraw(self) -> None:
+        """Say for good that nothing is served any more; calls are still taken."""
+        await self._health.enter_graceful_shutdown()
+
     async def stop(self) -> None:
         """Take no new calls, give running ones a moment, then stop."""
-        await self._health.enter_graceful_shutdown()
+        await self.withdraw()
         await self.server.stop(_GRACE_S)
 
 

@@ -27,7 +27,7 @@ from device_agent.answering import Answerer, deadline_of
 from device_agent.chat import ChatModel, EngineChat
 from device_agent.config import AnswerSettings
 from device_agent.http.server import serve_http
-from device_agent.runtime import open_engine
+from device_agent.runtime import open_engine, until_engine_failed
 from device_agent.service import InferenceServicer
 from protos.airloom.v1 import (
     fleet_pb2,
@@ -151,6 +151,8 @@ async def _serve(
     )
     if settings.local_socket is not None:
         server.listen_locally(settings.local_socket)
+    if chat is not None:
+        background = [*background, until_engine_failed(chat.engine, server)]
     await server.start()
     try:
         await first_to_end(until_signalled(), keep_going("the watch", fleet.watch), *background)

@@ -15,7 +15,7 @@ from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
 from device_agent.config import DeviceSettings
 from device_agent.http.server import serve_http
-from device_agent.runtime import open_engine
+from device_agent.runtime import open_engine, until_engine_failed
 from device_agent.service import InferenceServicer
 from device_agent.telemetry import publish
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc
@@ -42,7 +42,7 @@ async def _serve(settings: DeviceSettings) -> None:
         )
         await server.start()
         try:
-            work = [until_signalled()]
+            work = [until_signalled(), until_engine_failed(engine, server)]
             uplink, http, telemetry = cascade.uplink, settings.http, settings.telemetry
             if uplink is not None:
                 work.append(keep_going("the uplink", uplink.run))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from airloom.errors import AirloomError
+from airloom.grpc_server import GrpcServer
 from device_agent.config import ModelSettings
 from device_agent.engine import Engine, EngineSettings, Model
 from device_agent.engine.memory_estimate import (
@@ -18,6 +20,9 @@ from device_agent.engine.memory_estimate import (
     read_shape,
 )
 from device_agent.metrics import CompletionMetrics, EngineCollector
+
+_LAST_WORDS_S = 1.0
+"""Between the failure of the engine and the end of the agent."""
 
 
 def memory_need(settings: ModelSettings) -> MemoryNeed:
@@ -44,6 +49,19 @@ def _need(settings: ModelSettings, path: Path) -> MemoryNeed:
     )
     contexts = settings.adapter_contexts
     return replace(need, cache=need.cache * contexts, compute=need.compute * contexts)
+
+
+async def until_engine_failed(engine: Engine, server: GrpcServer) -> None:
+    """Wait until an engine has stopped by itself, say by health that nothing is served, and raise why.
+
+    Raises:
+        EngineFailedError: always; it ends the agent.
+    """
+    failed = await engine.until_failed()
+    await server.withdraw()
+    # Whoever waited is told, and whoever asks for health learns the reason.
+    await asyncio.sleep(_LAST_WORDS_S)
+    raise failed
 
 
 async def open_engine(settings: ModelSettings, registry: CollectorRegistry) -> Engine:

@@ -72,7 +72,7 @@ def create_app(
     _add_generation(app, chat, Answers(chat.engine, cascade))
     _add_embeddings(app, chat.engine)
     _add_models(app, chat.engine)
-    _add_watching(app, registry)
+    _add_watching(app, chat.engine, registry)
     limited = RequestsAtOnce(BodyLimit(app, settings.limits), settings.limits, registry)
     return Faults(Authentication(limited, keys))
 
@@ -174,10 +174,15 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
         return next(card for card in cards() if card.id == model)
 
 
-def _add_watching(app: FastAPI, registry: CollectorRegistry) -> None:
-    @app.get("/health", response_model=schemas.Health)
-    async def health() -> schemas.Health:
-        return schemas.Health()
+def _add_watching(app: FastAPI, engine: Engine, registry: CollectorRegistry) -> None:
+    failed = {"model": schemas.Health, "description": "The engine has failed: the agent is ending"}
+
+    @app.get("/health", response_model=schemas.Health, responses={503: failed})
+    async def health(response: Response) -> schemas.Health:
+        if engine.failed is None:
+            return schemas.Health()
+        response.status_code = 503
+        return schemas.Health(status="failed", reason=str(engine.failed))
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

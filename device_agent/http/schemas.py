@@ -305,4 +305,6 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "failed"] = "ok"
+    reason: str = ""
+    """Why nothing is answered any more."""
