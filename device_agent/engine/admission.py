@@ -8,8 +8,9 @@ from functools import cached_property
 from airloom.errors import InvalidTaskError, UnsupportedByModelError
 from device_agent.engine.adapters import Adapters, applies_from
 from device_agent.engine.context import Context
-from device_agent.engine.grammar import Grammar, from_json_schema
+from device_agent.engine.grammar import Grammar
 from device_agent.engine.images import ImageSpan, Vision
+from device_agent.engine.json_schema import from_json_schema
 from device_agent.engine.memory_estimate import estimate, shape_of
 from device_agent.engine.model import Model
 from device_agent.engine.requests import Conversation, GenerateRequest, JsonSchema
@@ -195,10 +196,15 @@ class Admission:
             )
 
     async def _grammar(self, request: GenerateRequest) -> Grammar | None:
-        if request.grammar is None:
+        grammar = request.grammar
+        if grammar is None:
             return None
-        assert isinstance(request.grammar, str), "a schema was written as a grammar before"
-        return Grammar(self._model, request.grammar)
+        assert isinstance(grammar, str), "a schema was written as a grammar before"
+        return await self._work.run(
+            "reading the grammar",
+            lambda: Grammar(self._model, grammar),
+            deadline_s=request.deadline_s,
+        )
 
     def _check_fits(self, state: SequenceState) -> None:
         sha256 = self._model.description.sha256

@@ -1,156 +1,349 @@
-"""Output that must follow a grammar (GBNF) or a JSON schema."""
+"""Output that must follow a grammar: which token may come next, and where that leads.
+
+The text so far can have been made in several ways. Each is a stack: the element that comes next, and
+what follows it. All stacks together are a state; where a state and a character lead is remembered.
+llama.cpp's own grammars cannot be interrupted, and recurse as deeply as a grammar or a token is long.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import json
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import llama_cpp
 import numpy as np
-from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
 from numpy.typing import NDArray
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine.llama_log import collect_errors
-from device_agent.engine.model import Model, loading
+from device_agent.engine import gbnf
+from device_agent.engine.gbnf import Characters, Reference, TokenElement
+from device_agent.engine.model import Model
 
-_LONGEST_GRAMMAR = 1 << 17
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+MAX_STACKS = 2048
+"""Ways at once in which a text can have been made."""
+MAX_VISITS = 20_000
+"""Elements looked at for one character."""
+MAX_REMEMBERED = 1 << 16
+"""Stacks of one generation; transitions, which are forgotten beyond that."""
+STEP_LIMIT_S = 0.25
+"""Of a processor, for one token."""
+GRACE_S, MEAN_LIMIT_S = 1.0, 0.02
+"""For all tokens together: so much, and so much for each."""
+_LOOKED_AT_TOGETHER = 256
 
-
-def any_json() -> str:
-    """The grammar of a JSON object."""
-    return str(JSON_GBNF)
-
-
-_FOLLOWED = frozenset(
-    [
-        *("type", "enum", "const", "properties", "required", "additionalProperties", "items"),
-        *("prefixItems", "minItems", "maxItems", "pattern", "minLength", "maxLength"),
-        *("anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "format"),
-    ]
-)
-_SAYS_NOTHING = frozenset(
-    [
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment"),
-    ]
-)
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_LARGEST_COUNT = 2000
-"""Repetitions are written out in the grammar; llama.cpp itself takes no more."""
-_HOLD_SCHEMAS_BY_NAME = ("properties", "$defs", "definitions")
+_EMPTY = 0
+"""The stack of a text that is whole."""
+_DEAD = -1
+"""The state that nothing leads on from."""
 
 
-def _check_keywords(schema: object, path: str = "$") -> None:
-    """Refuse what the converter would pass over: a constraint that is not kept helps nobody."""
-    if isinstance(schema, list):
-        for index, part in enumerate(schema):
-            _check_keywords(part, f"{path}[{index}]")
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        if key not in _FOLLOWED | _SAYS_NOTHING:
-            raise InvalidTaskError(
-                f"the JSON schema at {path} has {key!r}, which cannot be enforced; these can: "
-                + ", ".join(sorted(_FOLLOWED))
-            )
-        if key in _COUNTS and not (isinstance(value, int) and 0 <= value <= _LARGEST_COUNT):
-            raise InvalidTaskError(
-                f"the JSON schema at {path} has {key!r}: {value!r}; 0 to {_LARGEST_COUNT} can be counted"
-            )
-        if key in _HOLD_SCHEMAS_BY_NAME and isinstance(value, dict):
-            for name, part in value.items():
-                _check_keywords(part, f"{path}.{key}.{name}")
-        elif key not in ("enum", "const", *_SAYS_NOTHING):
-            _check_keywords(value, f"{path}.{key}")
+class _Node(NamedTuple):
+    """A stack: what comes next (alternative and place in it), and the stack below."""
 
-
-def from_json_schema(schema: Mapping[str, Any]) -> str:
-    """Write a JSON schema as a grammar.
-
-    Raises:
-        InvalidTaskError: it uses what cannot be written so, or would become too large.
-    """
-    try:
-        _check_keywords(schema)
-        grammar = json_schema_to_gbnf(json.dumps(schema))
-    except RecursionError:
-        raise InvalidTaskError("the JSON schema is nested too deeply") from None
-    except InvalidTaskError:
-        raise
-    # The converter documents no exceptions of its own: it fails in the way of what it met.
-    except Exception as error:
-        raise InvalidTaskError(
-            f"the JSON schema cannot be written as a grammar: {type(error).__name__}: {error}"
-        ) from error
-    return check_size(grammar)
-
-
-def check_size(grammar: str) -> str:
-    """Return the grammar unless it is too large to be followed in time."""
-    if len(grammar) > _LONGEST_GRAMMAR:
-        raise InvalidTaskError(
-            f"the grammar has {len(grammar):,} characters; at most {_LONGEST_GRAMMAR:,} are taken"
-        )
-    return grammar
+    alternative: int
+    place: int
+    below: int
 
 
 class Grammar:
-    """One generation's place in a grammar."""
+    """One generation's place in a grammar.
 
-    def __init__(self, model: Model, gbnf: str) -> None:
-        with loading:
-            errors = collect_errors()
-            native = llama_cpp.llama_sampler_init_grammar(
-                model.vocabulary, check_size(gbnf).encode(), b"root"
-            )
-            if not native:
-                reason = "; ".join(errors) or "llama.cpp gave no reason"
-                raise InvalidTaskError(f"not a grammar (GBNF with a rule `root`): {reason}")
-        self._native = native
-        self._one = np.zeros(1, _CANDIDATE)
-        self._all: NDArray[Any] | None = None
+    Raises:
+        InvalidTaskError: the text is no grammar, or too large a one.
+    """
+
+    def __init__(self, model: Model, text: str) -> None:
+        self._model = model
+        rules = gbnf.parse(text, self._token_of)
+        self._starts: list[range] = []
+        self._alternatives: list[list[gbnf.Element]] = []
+        for alternatives in rules.rules:
+            at = len(self._alternatives)
+            self._alternatives += alternatives
+            self._starts.append(range(at, at + len(alternatives)))
+        self._nodes = [_Node(-1, -1, -1)]
+        self._numbers: dict[_Node, int] = {}
+        self._states: list[frozenset[int]] = []
+        self._state_numbers: dict[frozenset[int], int] = {}
+        self._steps: dict[tuple[int, int], int] = {}
+        self._pending = b""
+        """The bytes of a character whose others have still to come."""
+        self._remembered = 0
+        self._used_s = 0.0
+        self._accepted = 0
+        self._ends_s = time.thread_time() + STEP_LIMIT_S
+        self._state = self._close([_Node(start, 0, _EMPTY) for start in self._starts[rules.root]])
+
+    def _token_of(self, text: str) -> int:
+        tokens = self._model.tokenize(text[:256], add_special=False)
+        if len(tokens) != 1:
+            raise InvalidTaskError(f"the grammar names {text[:80]!r}, which is not a token")
+        return tokens[0]
 
     def close(self) -> None:
-        """Free llama.cpp's memory."""
-        if self._native:
-            llama_cpp.llama_sampler_free(self._native)
-            self._native = None
+        """Forget all that was remembered; nothing can be asked afterwards."""
+        self._nodes, self._numbers, self._steps = [], {}, {}
+        self._states, self._state_numbers = [], {}
 
-    def _apply(self, candidates: NDArray[Any]) -> None:
-        array = llama_cpp.llama_token_data_array(
-            data=candidates.ctypes.data_as(llama_cpp.llama_token_data_p),
-            size=len(candidates),
-            selected=-1,
-            sorted=False,
-        )
-        llama_cpp.llama_sampler_apply(self._native, ctypes.byref(array))
+    # What the decode loop asks.
 
     def allows(self, token: int) -> bool:
-        """Whether the grammar lets this token come next."""
-        self._one[0] = (token, 0.0, 0.0)
-        self._apply(self._one)
-        return bool(np.isfinite(self._one["logit"][0]))
-
-    def restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits with every token that may not come next at minus infinity.
+        """Whether the grammar lets this token come next.
 
         Raises:
-            InvalidTaskError: no token of this vocabulary can go on.
+            InvalidTaskError: to find out takes too long.
         """
-        if self._all is None:
-            self._all = np.zeros(len(logits), _CANDIDATE)
-        self._all["id"] = np.arange(len(logits))
-        self._all["logit"] = logits
-        self._apply(self._all)
-        restricted: NDArray[np.float32] = self._all["logit"].copy()
-        if not np.isfinite(restricted).any():
-            raise InvalidTaskError("no token of the model's vocabulary can follow the grammar here")
-        return restricted
+        began_s = self._begin()
+        try:
+            return self._allows(token)
+        finally:
+            self._used_s += time.thread_time() - began_s
+
+    def restrict(self, logits: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
+        """The logits of the tokens that may come next, all others at minus infinity.
+
+        Tokens whose logits are more than `spread` below the largest one left out may be missing.
+
+        Raises:
+            InvalidTaskError: no token of this vocabulary can go on, or finding it takes too long.
+        """
+        began_s = self._begin()
+        try:
+            return self._restrict(logits, spread)
+        finally:
+            self._used_s += time.thread_time() - began_s
 
     def accept(self, token: int) -> None:
-        """Move on past a token that `allows` approved."""
-        llama_cpp.llama_sampler_accept(self._native, token)
+        """Move on past a token that `allows` approved.
+
+        Raises:
+            InvalidTaskError: the grammar does not allow it.
+        """
+        began_s = self._begin()
+        try:
+            if token in self._model.end_tokens and self._may_end:
+                return
+            state, pending = self._after(token)
+            if state == _DEAD:
+                raise InvalidTaskError(f"token {token} does not follow the grammar")
+            self._state, self._pending = state, pending
+        finally:
+            self._accepted += 1
+            self._used_s += time.thread_time() - began_s
+
+    # Time.
+
+    def _begin(self) -> float:
+        began_s = time.thread_time()
+        left_s = GRACE_S + MEAN_LIMIT_S * self._accepted - self._used_s
+        self._ends_s = began_s + min(STEP_LIMIT_S, left_s)
+        return began_s
+
+    def _check_time(self) -> None:
+        if time.thread_time() >= self._ends_s:
+            raise InvalidTaskError(
+                f"following the grammar takes too long: more than {STEP_LIMIT_S:g} s for a token, or "
+                f"{MEAN_LIMIT_S:g} s for each; fewer alternatives and repetitions would take less"
+            )
+
+    # Tokens.
+
+    @property
+    def _may_end(self) -> bool:
+        return _EMPTY in self._states[self._state] and not self._pending
+
+    def _allows(self, token: int) -> bool:
+        if token in self._model.end_tokens:
+            return self._may_end
+        return self._after(token)[0] != _DEAD
+
+    def _after(self, token: int) -> tuple[int, bytes]:
+        """The state after a token, and the bytes of a character that it leaves unfinished."""
+        state, pending = self._after_text(self._pending + self._model.pieces[token])
+        by_token = [] if self._pending else self._by_token(token)
+        if not by_token:
+            return state, pending
+        if state == _DEAD:
+            return self._close(by_token), b""
+        kept = [self._nodes[number] for number in self._states[state] if number != _EMPTY]
+        merged = self._close([*by_token, *kept])
+        if _EMPTY in self._states[state]:
+            merged = self._state_of(self._states[merged] | {_EMPTY})
+        return merged, pending
+
+    def _by_token(self, token: int) -> list[_Node]:
+        nodes = []
+        for number in self._states[self._state]:
+            node = self._nodes[number]
+            element = None if number == _EMPTY else self._alternatives[node.alternative][node.place]
+            if isinstance(element, TokenElement) and (element.token == token) != element.negated:
+                nodes.append(node._replace(place=node.place + 1))
+        return nodes
+
+    def _after_text(self, data: bytes) -> tuple[int, bytes]:
+        if not data or data[0] == 0:
+            return _DEAD, b""
+        pending = b""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            pending = data[error.start :]
+            if error.reason != "unexpected end of data" or len(pending) > 3:
+                return _DEAD, b""
+            text = data[: error.start].decode()
+        state = self._state
+        for character in text:
+            state = self._step(state, ord(character))
+            if state == _DEAD:
+                return _DEAD, b""
+        if pending and not self._may_go_on(state, pending):
+            return _DEAD, b""
+        return state, pending
+
+    def _may_go_on(self, state: int, pending: bytes) -> bool:
+        """Whether any character that begins with these bytes may come."""
+        length = 2 if pending[0] < 0xE0 else 3 if pending[0] < 0xF0 else 4
+        value = pending[0] & (0x7F >> length)
+        for byte in pending[1:]:
+            value = value << 6 | byte & 0x3F
+        left = 6 * (length - len(pending))
+        least = {2: 0x80, 3: 0x800, 4: 0x10000}[length]
+        first, last = max(least, value << left), ((value + 1) << left) - 1
+        return any(
+            isinstance(element, Characters) and element.meets(first, last)
+            for element in self._expected(state)
+        )
+
+    def _restrict(self, logits: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
+        allowed: list[int] = []
+        least = -np.inf
+        for tokens in _likeliest_first(logits, self._candidates()):
+            self._check_time()
+            for token in tokens.tolist():
+                if self._allows(token):
+                    if not allowed:
+                        least = logits[token] - spread
+                    allowed.append(token)
+            if logits[tokens[-1]] < least:
+                break
+        if not allowed or not np.isfinite(logits[allowed[0]]):
+            raise InvalidTaskError("no token of the model's vocabulary can follow the grammar here")
+        restricted = np.full(len(logits), -np.inf, np.float32)
+        restricted[allowed] = logits[allowed]
+        return restricted
+
+    def _candidates(self) -> NDArray[np.intp]:
+        """The tokens that may be allowed, by their first characters."""
+        expected = self._expected(self._state)
+        first = self._model.first_characters
+        if self._pending or any(isinstance(element, TokenElement) for element in expected):
+            return np.arange(len(first.of_token))
+        # The last place is for tokens that do not begin with a whole character, ends among them.
+        alive = np.zeros(len(first.code_points) + 1, bool)
+        alive[-1] = True
+        for element in expected:
+            if isinstance(element, Characters):
+                self._check_time()
+                places = np.searchsorted(element.bounds, first.code_points, side="right")
+                alive[:-1] |= places % 2 == 1
+        candidates = alive[first.of_token]
+        candidates[list(self._model.end_tokens)] = True
+        return np.flatnonzero(candidates)
+
+    def _expected(self, state: int) -> set[gbnf.Element]:
+        """What may come next in a state, but for the end."""
+        nodes = (self._nodes[number] for number in self._states[state] if number != _EMPTY)
+        return {self._alternatives[node.alternative][node.place] for node in nodes}
+
+    # States.
+
+    def _step(self, state: int, code_point: int) -> int:
+        """The state after a character."""
+        known = self._steps.get((state, code_point))
+        if known is not None:
+            return known
+        nodes = []
+        for number in self._states[state]:
+            if number == _EMPTY:
+                continue
+            node = self._nodes[number]
+            element = self._alternatives[node.alternative][node.place]
+            if isinstance(element, Characters) and code_point in element:
+                nodes.append(node._replace(place=node.place + 1))
+        after = self._close(nodes) if nodes else _DEAD
+        if len(self._steps) >= MAX_REMEMBERED:
+            self._steps.clear()
+        self._steps[state, code_point] = after
+        return after
+
+    def _close(self, todo: list[_Node]) -> int:
+        """The state of all stacks that these lead to without a character: ends are left, and rules
+        entered, until something that is read comes next."""
+        self._check_time()
+        seen = set(todo)
+        stacks: set[int] = set()
+        while todo:
+            node = todo.pop()
+            alternative = self._alternatives[node.alternative]
+            following: list[_Node]
+            if node.place == len(alternative):
+                if node.below == _EMPTY:
+                    stacks.add(_EMPTY)
+                    continue
+                following = [self._nodes[node.below]]
+            else:
+                element = alternative[node.place]
+                if not isinstance(element, Reference):
+                    stacks.add(self._number(node))
+                    continue
+                below = node.below
+                if node.place + 1 < len(alternative):
+                    below = self._number(node._replace(place=node.place + 1))
+                following = [_Node(start, 0, below) for start in self._starts[element.rule]]
+            for each in following:
+                if each not in seen:
+                    seen.add(each)
+                    todo.append(each)
+            if len(seen) > MAX_VISITS or len(stacks) > MAX_STACKS:
+                raise InvalidTaskError(
+                    f"the grammar is too ambiguous: a text can be made in more than {MAX_STACKS:,} "
+                    f"ways, or {MAX_VISITS:,} elements have to be looked at for a character"
+                )
+        return self._state_of(frozenset(stacks))
+
+    def _number(self, node: _Node) -> int:
+        number = self._numbers.get(node)
+        if number is None:
+            number = self._numbers[node] = len(self._nodes)
+            self._nodes.append(node)
+            if number > MAX_REMEMBERED:
+                raise InvalidTaskError(
+                    f"the grammar needs more than {MAX_REMEMBERED:,} places to follow this text"
+                )
+        return number
+
+    def _state_of(self, stacks: frozenset[int]) -> int:
+        number = self._state_numbers.get(stacks)
+        if number is None:
+            number = self._state_numbers[stacks] = len(self._states)
+            self._states.append(stacks)
+            self._remembered += len(stacks)
+            if self._remembered > 4 * MAX_REMEMBERED:
+                raise InvalidTaskError("the grammar needs too much memory to follow this text")
+        return number
+
+
+def _likeliest_first(
+    logits: NDArray[np.float32], candidates: NDArray[np.intp]
+) -> Iterator[NDArray[np.intp]]:
+    """The candidates in pieces, by falling logits: few are looked at where one of them will do."""
+    values = -logits[candidates]
+    if len(values) > 4 * _LOOKED_AT_TOGETHER:
+        order = np.argpartition(values, _LOOKED_AT_TOGETHER)
+        best = order[:_LOOKED_AT_TOGETHER]
+        yield candidates[best[np.argsort(values[best], kind="stable")]]
+        candidates = candidates[np.sort(order[_LOOKED_AT_TOGETHER:])]
+        values = -logits[candidates]
+    order = np.argsort(values, kind="stable")
+    for at in range(0, len(order), _LOOKED_AT_TOGETHER):
+        yield candidates[order[at : at + _LOOKED_AT_TOGETHER]]

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
 from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelError
 from device_agent.engine.allocator import give_back_large_buffers
@@ -79,6 +81,15 @@ class _Pieces(dict[int, bytes]):
             buffer = ctypes.create_string_buffer(room)
         self[token] = buffer.raw[:count]
         return self[token]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstCharacters:
+    """The tokens of a vocabulary by the first character of their text."""
+
+    code_points: NDArray[np.int32]
+    of_token: NDArray[np.int32]
+    """For each token a place in `code_points`; -1 where it begins with no whole character."""
 
 
 class Model:
@@ -153,6 +164,17 @@ class Model:
             for token in range(self.vocabulary_size)
             if llama_cpp.llama_vocab_is_eog(self.vocabulary, token)
         )
+
+    @cached_property
+    def first_characters(self) -> FirstCharacters:
+        """The vocabulary by first characters."""
+        places: dict[int, int] = {}
+        of_token = np.full(self.vocabulary_size, -1, np.int32)
+        for token in range(self.vocabulary_size):
+            text = self.pieces[token][:4].decode(errors="surrogateescape")
+            if text and not 0xDC80 <= ord(text[0]) <= 0xDCFF:
+                of_token[token] = places.setdefault(ord(text[0]), len(places))
+        return FirstCharacters(np.array(list(places), np.int32), of_token)
 
     @property
     def pooling_type(self) -> int:
