@@ -77,6 +77,15 @@ def response(error: AirloomError) -> JSONResponse:
     return JSONResponse(body.model_dump(), status, headers)
 
 
+def fault() -> JSONResponse:
+    """The answer where something was raised that nobody foresaw."""
+    return response(AirloomError("this server failed: its log says why"))
+
+
+async def _fault(_: Request, __: Exception) -> JSONResponse:
+    return fault()
+
+
 async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AirloomError)
     return response(error)
@@ -102,3 +111,4 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AirloomError, _airloom_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _fault)

@@ -30,23 +30,24 @@ class Faults:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        sent = ""
 
         async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
+            nonlocal sent
             await send(message)
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            sent = "all" if last else "a part"
 
         try:
             await self._app(scope, receive, watched)
         except Exception:
             where = f"{scope.get('method')} {scope.get('path')}"
             log.exception("%s failed", one_line(where))
-            if started:
+            if sent == "a part":
                 # The connection ends in the middle of the answer, which says that it is none.
                 raise
-            error = AirloomError("this server failed: its log says why")
-            await errors.response(error)(scope, receive, send)
+            if not sent:
+                await errors.fault()(scope, receive, send)
 
 
 class RequestsAtOnce:
