@@ -16,10 +16,10 @@ from airloom.errors import (
     InvalidTaskError,
     OverloadedError,
     PermissionDeniedError,
-    Status,
     UnauthenticatedError,
     UnreachableError,
 )
+from device_agent.engine.engine import EngineFailedError
 from device_agent.http.schemas import ErrorBody, ErrorResponse
 
 
@@ -35,12 +35,6 @@ class SlowBodyError(InvalidTaskError):
     """The body came too slowly to be waited for."""
 
 
-class EngineDownError(AirloomError):
-    """The engine has failed: this process answers nothing any more."""
-
-    status = Status.UNAVAILABLE
-
-
 _STATUS: tuple[tuple[type[AirloomError], int, str, str | None], ...] = (
     (UnauthenticatedError, 401, "authentication_error", "invalid_api_key"),
     (PermissionDeniedError, 403, "permission_error", None),
@@ -52,7 +46,7 @@ _STATUS: tuple[tuple[type[AirloomError], int, str, str | None], ...] = (
     (DeadlineExceededError, 504, "timeout_error", None),
     (CancelledTaskError, 503, "server_error", "shutting_down"),
     (UnreachableError, 503, "server_error", "unreachable"),
-    (EngineDownError, 503, "server_error", "engine_failed"),
+    (EngineFailedError, 503, "server_error", "engine_failed"),
     (AirloomError, 500, "server_error", None),
 )
 

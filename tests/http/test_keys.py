@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from serving import MODEL, PATIENCE_S, Serve
 
 from airloom.errors import ConfigurationError
+from device_agent.chat import EngineChat
+from device_agent.engine.engine import EngineFailedError
 from device_agent.http.auth import KeyRing
 from device_agent.http.settings import HttpSettings
 from testbed.certificates import issue, make_authority
@@ -139,3 +141,15 @@ def test_with_mutual_tls_the_certificate_says_who_asks(serve: Serve, authority: 
         assert client.get(f"{url}/v1/models").status_code == 200
         metrics = client.get(f"{url}/metrics").text
     assert 'airloom_http_requests_total{caller="ann",status="200"} 1.0' in metrics
+
+
+def test_a_failed_engine_is_told_to_whoever_asks(
+    serve: Serve, chat: EngineChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    monkeypatch.setattr(chat.engine, "failed", EngineFailedError("the engine failed: no memory"))
+    answer = httpx.get(f"{server.url}/health")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "failed", "reason": "the engine failed: no memory"}
+    refused = server.post("/v1/embeddings", {"model": MODEL, "input": "a"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_failed")

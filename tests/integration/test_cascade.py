@@ -22,7 +22,7 @@ from airloom.errors import (
     UnreachableError,
     UnsupportedByModelError,
 )
-from airloom.security import TransportSecurity
+from airloom.security import ServerSecurity
 from collaboration.routing import RoutingSettings
 from device_agent.answering import Answerer
 from device_agent.cascade import Cascade
@@ -99,7 +99,7 @@ def cascade_with(chat: EngineChat) -> Callable[..., Cascade]:
         cascade = Cascade(
             DeviceSettings(
                 device_id="board",
-                listen_security=TransportSecurity(plaintext=True),
+                listen_security=ServerSecurity(plaintext=True),
                 model=ModelSettings(path=MODELS["mathematics"]),
                 routing=RoutingSettings(threshold=threshold, **routing),
             ),
