@@ -28,6 +28,7 @@ class QwenShape:
     feed_forward: int = 4864
     vocabulary: int = 151_936
     context: int = 32_768
+    pre_tokenizer: str = "qwen2"
 
     @property
     def key_value_width(self) -> int:
@@ -49,7 +50,7 @@ def _byte_texts() -> list[str]:
     return [stand_in[byte] for byte in range(256)]
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
+def _write_vocabulary(writer: gguf.GGUFWriter, size: int, pre_tokenizer: str) -> None:
     texts = _byte_texts()
     normal = size - 3 - len(texts)
     # Merges of two letters each; then names that no text contains.
@@ -60,7 +61,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     types = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL] * len(special)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list([*tokens, *special])
     writer.add_token_types([int(kind) for kind in types])
     writer.add_token_merges([f"{a} {b}" for a, b in pairs])
@@ -88,7 +89,7 @@ def write_random(shape: QwenShape, quantisation: str, target: Path, seed: int = 
         writer.add_layer_norm_rms_eps(1e-6)
         writer.add_rope_freq_base(1_000_000.0)
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-        _write_vocabulary(writer, shape.vocabulary)
+        _write_vocabulary(writer, shape.vocabulary, shape.pre_tokenizer)
 
         def matrix(name: str, rows: int, columns: int) -> None:
             values = rng.standard_normal((rows, columns), dtype=np.float32)

@@ -15,14 +15,42 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attacks import forms, labels, sampling
+from benchmarks.attacks import (
+    cascades,
+    forms,
+    handover,
+    identity,
+    labels,
+    local,
+    models,
+    sampling,
+    servers,
+    sizes,
+    streams,
+    vocabularies,
+    web,
+)
 from benchmarks.attacks.asker import Asker
 from benchmarks.attacks.attack import Attack
 from benchmarks.attacks.runner import P50_RATIO, Row
 from benchmarks.attacks.runner import run as run_one
 from benchmarks.result import Result
 
-FAMILIES = (labels, sampling, forms)
+FAMILIES = (
+    labels,
+    sampling,
+    forms,
+    vocabularies,
+    handover,
+    models,
+    servers,
+    cascades,
+    identity,
+    streams,
+    sizes,
+    web,
+    local,
+)
 ATTACKS: tuple[Attack, ...] = tuple(attack for family in FAMILIES for attack in family.ATTACKS)
 LIMIT_S = 15 * 60.0
 REPORT = Path("build/attacks.json")

@@ -75,7 +75,11 @@ class _Run:
             else:
                 self.asked.latencies_ms.append((ended_s - sent_s) * 1e3)
                 said = _essence(call.result())
-                self.asked.crossed += self._expected.setdefault(key, said) != said
+                # A text begins with the sum that was asked, whichever model has written it.
+                right = (
+                    said.startswith(key) if isinstance(said, str) else said == self._expected[key]
+                )
+                self.asked.crossed += not right
         self._done.release()
 
     def wait(self, requests: int) -> Asked:
@@ -110,7 +114,7 @@ def _ask(orders: Orders, expected: dict[str, Any], enough: Callable[[], bool]) -
     with grpc.insecure_channel(f"unix:{orders.socket}", options) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         asking = {key: _asking(stub, orders.question, key) for key in SUMS}
-        for key in SUMS if not expected else ():
+        for key in () if expected else SUMS:
             # Learn the answers one after the other, before anybody disturbs.
             expected[key] = _essence(asking[key]().result())
         started_s = time.perf_counter()

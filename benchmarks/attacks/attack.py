@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,11 @@ class Stage:
     authority: Authority | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
     question: Literal["sums", "embeddings"] = "sums"
+    helpers: tuple[contextlib.AbstractAsyncContextManager[Any], ...] = ()
+    """What must run beside the agents: servers behind the cloud, links."""
+
+    def with_helpers(self, *helpers: contextlib.AbstractAsyncContextManager[Any]) -> Stage:
+        return replace(self, helpers=(*self.helpers, *helpers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class Attack:
     repeated: bool = True
     """False where once is enough, or where a second time would be another attack."""
     growth_mib: float = 64.0
+    may_refuse: tuple[str, ...] = ()
+    """Statuses that legitimate requests may get beside it: a full queue is full for everybody."""
 
 
 def task(text: str, *, max_tokens: int = 40, **fields: Any) -> task_pb2.Task:

@@ -42,17 +42,20 @@ class Row:
 async def standing(stage: Stage, folder: Path) -> AsyncIterator[Site]:
     """Run a stage's agents until the block ends."""
     agents: dict[str, AgentProcess] = {}
-    try:
-        for name, spec in stage.agents.items():
-            agents[name] = await start(spec.kind, name, spec.settings, folder)
-        site = Site(stage, folder, agents)
-        for name, agent in agents.items():
-            async with unix_channel(site.socket(name)) as channel:
-                await until_serving(agent, channel)
-        await _until_registered(site)
-        yield site
-    finally:
-        await asyncio.gather(*(agent.stop() for agent in agents.values()))
+    async with contextlib.AsyncExitStack() as helpers:
+        for helper in stage.helpers:
+            await helpers.enter_async_context(helper)
+        try:
+            for name, spec in stage.agents.items():
+                agents[name] = await start(spec.kind, name, spec.settings, folder)
+            site = Site(stage, folder, agents)
+            for name, agent in agents.items():
+                async with unix_channel(site.socket(name)) as channel:
+                    await until_serving(agent, channel)
+            await _until_registered(site)
+            yield site
+        finally:
+            await asyncio.gather(*(agent.stop() for agent in agents.values()))
 
 
 async def _until_registered(site: Site) -> None:
@@ -102,7 +105,7 @@ async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
         wrong.append("a known question is not answered any more")
     if grown_mib > attack.growth_mib:
         wrong.append(f"{worst} grew by {grown_mib:.0f} MiB")
-    wrong += _faults(alone, beside)
+    wrong += _faults(alone, beside, attack.may_refuse)
     return Row(
         attack,
         outcome.said,
@@ -116,12 +119,13 @@ async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
     )
 
 
-def _faults(alone: Asked, beside: Asked) -> list[str]:
+def _faults(alone: Asked, beside: Asked, may_refuse: tuple[str, ...]) -> list[str]:
     faults = []
+    unanswered = [status for status in beside.unanswered if status not in may_refuse]
     if alone.unanswered or alone.crossed:
         faults.append("the legitimate requests failed before the attack")
-    if beside.unanswered:
-        count, kinds = len(beside.unanswered), ", ".join(sorted(set(beside.unanswered)))
+    if unanswered:
+        count, kinds = len(unanswered), ", ".join(sorted(set(unanswered)))
         faults.append(f"{count} legitimate requests were not answered ({kinds})")
     if beside.crossed:
         faults.append(f"{beside.crossed} legitimate requests got another answer")
@@ -144,8 +148,9 @@ async def _send_again_and_again(attack: Attack, site: Site) -> Outcome:
             # What an attack does beside its own point has failed: such as asking a crashed agent.
             code = error.code().name
             outcomes.append(Outcome(code, f"the agent did not answer: {code}"))
-        except OSError as error:
-            outcomes.append(Outcome(str(error), f"the agent did not answer: {error}"))
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            outcomes.append(Outcome(told, f"the agent did not answer: {told}"))
         if outcomes[-1].wrong:
             break
         await asyncio.sleep(attack.pause_s)

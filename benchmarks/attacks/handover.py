@@ -1,0 +1,248 @@
+"""Sequence states that no engine made, and callers who vanish in the middle of a handover."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import struct
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from benchmarks.attacks.attack import Attack, Outcome, Site, outcome_of, task, together
+from benchmarks.attacks.stages import lone_board
+from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
+
+_CHUNK_BYTES = 1 << 20
+_LENGTH, _DIGEST_BYTES = struct.Struct("<Q"), 32
+_LABEL = "handed over"
+Stub = inference_pb2_grpc.InferenceServiceStub
+
+
+class _Running:
+    """A generation of 300 digits, followed."""
+
+    def __init__(self, stub: Stub) -> None:
+        sampling = task_pb2.Sampling(grammar="root ::= [0-9]{300}", max_tokens=300)
+        asked = task("What is 12+25?", task_id=_LABEL, sampling=sampling)
+        self._stub = stub
+        self._call = stub.InferStream(inference_pb2.InferStreamRequest(task=asked))
+        self._begun = asyncio.Event()
+        self.run_id, self.text, self.ended = "", "", ""
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async for event in self._call:
+                self.run_id = event.started.run_id or self.run_id
+                if event.text:
+                    self._begun.set()
+                if event.HasField("result"):
+                    self.text = event.result.answer.text
+            self.ended = "answered"
+        except grpc.aio.AioRpcError as error:
+            self.ended = error.code().name
+        finally:
+            self._begun.set()
+
+    async def begun(self) -> None:
+        await asyncio.wait_for(self._begun.wait(), 10)
+
+    async def end(self) -> str:
+        """How it ended; empty where it did not within 15 s."""
+        await asyncio.wait({self._reading}, timeout=15)
+        return self.ended
+
+    def suspend(self) -> AsyncIterator[inference_pb2.SuspendResponse]:
+        named = {"run_id": self.run_id} if self.run_id else {"task_id": _LABEL}
+        call: Any = self._stub.Suspend(inference_pb2.SuspendRequest(**named), timeout=10)
+        return call
+
+    async def state(self) -> bytes:
+        return b"".join([part.chunk async for part in self.suspend()])
+
+
+def _resume(stub: Stub, data: bytes) -> Any:
+    async def requests() -> AsyncIterator[inference_pb2.ResumeRequest]:
+        for start in range(0, max(1, len(data)), _CHUNK_BYTES):
+            yield inference_pb2.ResumeRequest(chunk=data[start : start + _CHUNK_BYTES])
+
+    async def read() -> None:
+        async for _ in stub.Resume(requests()):
+            pass
+
+    return read()
+
+
+@dataclass
+class _Opened:
+    """A state's parts, to be changed and sealed again with a checksum that fits."""
+
+    magic: bytes
+    header: dict[str, Any]
+    memory: bytes
+
+    @staticmethod
+    def of(data: bytes) -> _Opened:
+        start = data.index(b"\n") + 1
+        (size,) = _LENGTH.unpack_from(data, start)
+        begin = start + _LENGTH.size
+        header = json.loads(data[begin : begin + size])
+        return _Opened(data[:start], header, data[begin + size : -_DIGEST_BYTES])
+
+    def sealed(self) -> bytes:
+        text = json.dumps(self.header).encode()
+        body = self.magic + _LENGTH.pack(len(text)) + text + self.memory
+        return body + hashlib.sha256(body).digest()
+
+
+Forge = Callable[[_Opened], None]
+
+
+def _header(**fields: Any) -> Forge:
+    return lambda state: state.header.update(fields)
+
+
+def _request(**fields: Any) -> Forge:
+    return lambda state: state.header["request"].update(fields)
+
+
+def _sampling(**fields: Any) -> Forge:
+    return lambda state: state.header["request"]["sampling"].update(fields)
+
+
+def _last_token(token: Any) -> Forge:
+    return lambda state: state.header["tokens"].__setitem__(-1, token)
+
+
+def _memory(change: Callable[[bytes], bytes]) -> Forge:
+    def forge(state: _Opened) -> None:
+        state.memory = change(state.memory)
+
+    return forge
+
+
+def _all_tokens(token: Any) -> Forge:
+    return lambda state: state.header.update(tokens=[token] * len(state.header["tokens"]))
+
+
+_NESTED = "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000
+_FORGED: dict[str, tuple[str, Forge]] = {
+    "token-too-large": ("a token id of 2^31 - 1", _last_token(2**31 - 1)),
+    "token-huge": ("a token id of 10^30", _last_token(10**30)),
+    "token-negative": ("a token id of -1", _last_token(-1)),
+    "token-text": ("a token id that is a text", _last_token("x")),
+    "tokens-outside": ("only ids outside the vocabulary", _all_tokens(10**6)),
+    "tokens-lists": ("lists in place of token ids", _all_tokens([1])),
+    "no-tokens": ("no tokens", _header(tokens=[])),
+    "position-too-large": ("a position of a million", _header(position=10**6)),
+    "position-negative": ("a position of -5", _header(position=-5)),
+    "position-text": ("a position that is a text", _header(position="x")),
+    "prompt-negative": ("-1 tokens of prompt", _header(prompt_tokens=-1)),
+    "draws-without-end": ("10^15 draws", _header(draws=10**15)),
+    "memory-garbled": ("keys and values of other bytes", _memory(lambda m: b"\xff" * len(m))),
+    "memory-cut": ("half of the keys and values", _memory(lambda m: m[: len(m) // 2])),
+    "memory-empty": ("no keys and values", _memory(lambda m: b"")),
+    "nan-temperature": ("a temperature that is no number", _sampling(temperature=math.nan)),
+    "top_p-0": ("top_p 0", _sampling(temperature=1.0, top_p=0.0)),
+    "sampling-texts": ("texts in place of numbers", _sampling(temperature="hot", top_k="many")),
+    "unknown-field": ("a field of the request that there is not", _request(colour="red")),
+    "generated-none": (
+        "nothing in place of the tokens generated",
+        _header(generated=[], scores=[]),
+    ),
+    "generated-texts": ("texts in place of the tokens generated", _header(generated=["x"])),
+    "max_tokens-text": ("max_tokens that is a text", _request(max_tokens="x")),
+    "max_tokens-huge": ("max_tokens of 10^18", _request(max_tokens=10**18)),
+    "grammar-nested": ("60,000 parentheses in its grammar", _request(grammar=_NESTED)),
+}
+_MAY_GO_ON = (
+    "memory-garbled", "generated-none", "draws-without-end", "max_tokens-huge", "memory-empty",
+)  # fmt: skip
+"""Nobody can tell, it ends by the context, or it harms only whoever sent it."""
+
+
+async def _genuine(stub: Stub) -> bytes:
+    running = _Running(stub)
+    await running.begun()
+    state = await running.state()
+    await running.end()
+    return state
+
+
+async def _forged(name: str, site: Site) -> Outcome:
+    async with site.inference("board-a") as stub:
+        state = _Opened.of(await _genuine(stub))
+        _FORGED[name][1](state)
+        call = _resume(stub, state.sealed())
+        return await outcome_of(call, must_refuse=name not in _MAY_GO_ON)
+
+
+async def _nonsense(site: Site) -> Outcome:
+    """Beginnings of states: cut at the header, with lengths that are too long, with nothing."""
+    async with site.inference("board-a") as stub:
+        whole = await _genuine(stub)
+        pieces = (b"", whole[:10], whole[:40], whole[:-1], whole[:20] + b"\xff" * 8 + whole[28:])
+        return together(
+            *[await outcome_of(_resume(stub, piece), must_refuse=True) for piece in pieces]
+        )
+
+
+async def _too_large(site: Site) -> Outcome:
+    """A state of 512 MiB."""
+    part = bytes(_CHUNK_BYTES)
+
+    async def requests() -> AsyncIterator[inference_pb2.ResumeRequest]:
+        for _ in range(512):
+            yield inference_pb2.ResumeRequest(chunk=part)
+
+    async with site.inference("board-a") as stub:
+
+        async def read() -> None:
+            async for _ in stub.Resume(requests(), timeout=20):
+                pass
+
+        return await outcome_of(read(), must_refuse=True)
+
+
+async def _vanish(site: Site) -> Outcome:
+    """Whoever suspends goes away before having the state: the task must go on, or still be there."""
+    said = []
+    async with site.inference("board-a") as stub:
+        for wait_s in (0.0, 0.001, 0.003, 0.01):
+            running = _Running(stub)
+            await running.begun()
+            call: Any = running.suspend()
+            await asyncio.sleep(wait_s)
+            call.cancel()
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await call.code()
+            ended = await running.end()
+            if not ended:
+                return Outcome("hung", "the caller of the suspended task heard nothing any more")
+            if ended != "answered":
+                again = await outcome_of(running.state())
+                if again.said != "answered":
+                    return Outcome(
+                        f"{ended}; {again.said}", "the task was lost with whoever suspended it"
+                    )
+                ended = "the state can be fetched again"
+            said.append(Outcome(ended))
+    return together(*said)
+
+
+ATTACKS = (
+    *(
+        Attack(f"resume/{name}", sent, lone_board, partial(_forged, name))
+        for name, (sent, _) in _FORGED.items()
+    ),
+    Attack("resume/nonsense", "states cut short, and lengths too long", lone_board, _nonsense),
+    Attack("resume/too-large", "a state of 512 MiB", lone_board, _too_large, repeated=False),
+    Attack("suspend/vanish", "the caller of Suspend leaves", lone_board, _vanish),
+)
