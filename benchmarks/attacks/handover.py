@@ -59,10 +59,9 @@ class _Running:
         await asyncio.wait({self._reading}, timeout=15)
         return self.ended
 
-    def suspend(self) -> AsyncIterator[inference_pb2.SuspendResponse]:
+    def suspend(self) -> Any:
         named = {"run_id": self.run_id} if self.run_id else {"task_id": _LABEL}
-        call: Any = self._stub.Suspend(inference_pb2.SuspendRequest(**named), timeout=10)
-        return call
+        return self._stub.Suspend(inference_pb2.SuspendRequest(**named), timeout=10)
 
     async def state(self) -> bytes:
         return b"".join([part.chunk async for part in self.suspend()])
@@ -148,7 +147,7 @@ _FORGED: dict[str, tuple[str, Forge]] = {
     "draws-without-end": ("10^15 draws", _header(draws=10**15)),
     "memory-garbled": ("keys and values of other bytes", _memory(lambda m: b"\xff" * len(m))),
     "memory-cut": ("half of the keys and values", _memory(lambda m: m[: len(m) // 2])),
-    "memory-empty": ("no keys and values", _memory(lambda m: b"")),
+    "memory-empty": ("no keys and values", _memory(lambda m: m[:0])),
     "nan-temperature": ("a temperature that is no number", _sampling(temperature=math.nan)),
     "top_p-0": ("top_p 0", _sampling(temperature=1.0, top_p=0.0)),
     "sampling-texts": ("texts in place of numbers", _sampling(temperature="hot", top_k="many")),
@@ -218,7 +217,7 @@ async def _vanish(site: Site) -> Outcome:
         for wait_s in (0.0, 0.001, 0.003, 0.01):
             running = _Running(stub)
             await running.begun()
-            call: Any = running.suspend()
+            call = running.suspend()
             await asyncio.sleep(wait_s)
             call.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):

@@ -49,20 +49,22 @@ class RawStream:
     async def read(self) -> fleet_pb2.ConnectResponse | None:
         """The next message; None where the stream has ended."""
         reply = await self.call.read()
-        return None if reply is grpc.aio.EOF else reply
+        return reply if isinstance(reply, fleet_pb2.ConnectResponse) else None
 
     async def welcomed(self) -> bool:
         """Whether the cloud takes this device; raises the error that it ends the stream with."""
         reply = await asyncio.wait_for(self.read(), _REGISTERED_S)
         if reply is None:
-            # Raises nothing where the stream ended well.
-            code = await self.call.code()
-            if code is not grpc.StatusCode.OK:
-                raise grpc.aio.AioRpcError(
-                    code, grpc.aio.Metadata(), grpc.aio.Metadata(), await self.call.details()
-                )
+            await self.raise_for_status()
             return False
         return reply.HasField("welcome")
+
+    async def raise_for_status(self) -> None:
+        """Raise the error that the stream has ended with, if it has one."""
+        if (code := await self.call.code()) is not grpc.StatusCode.OK:
+            nothing = grpc.aio.Metadata()
+            details = await self.call.details()
+            raise grpc.aio.AioRpcError(code, nothing, nothing, details, None)
 
     def end(self) -> None:
         self.call.cancel()

@@ -71,10 +71,7 @@ async def _until_over(stream: RawStream) -> None:
     while (reply := await stream.read()) is not None:
         if reply.HasField("result"):
             return
-    code = await stream.call.code()
-    if code is not grpc.StatusCode.OK:
-        nothing = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, nothing, nothing, await stream.call.details())
+    await stream.raise_for_status()
 
 
 async def _frozen(site: Site) -> Outcome:

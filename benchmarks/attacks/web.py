@@ -131,8 +131,7 @@ async def _idle(site: Site) -> Outcome:
         for _ in range(1_000):
             _, writer = await asyncio.open_connection("127.0.0.1", _port(site))
             stack.callback(writer.transport.abort)
-        reply = await _ask(site, "/health", refuse=False)
-    return reply
+        return await _ask(site, "/health", refuse=False)
 
 
 def _chat(**fields: Any) -> dict[str, Any]:
