@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import attacks, links, netctl, runtime
+from benchmarks import attacks, fleet, links, netctl, runtime
 from benchmarks.result import Result, show, write
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "attacks": attacks.run,
+    "fleet": fleet.run,
     "links": links.run,
     "netctl": netctl.run,
     "runtime": runtime.run,
@@ -21,7 +22,11 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
 
 PARTS = {
     f"{whole}-{name}": run
-    for whole, parts in (("netctl", netctl.PARTS), ("runtime", runtime.PARTS))
+    for whole, parts in (
+        ("fleet", fleet.PARTS),
+        ("netctl", netctl.PARTS),
+        ("runtime", runtime.PARTS),
+    )
     for name, run in parts.items()
 }
 """Of the long ones, to be run by themselves: `make bench-netctl-replay`."""

@@ -36,6 +36,15 @@ class Row:
     requests: int
     serving: bool
     wrong: tuple[str, ...]
+    """What of it must not be, beside a p50 that is too long."""
+
+    @property
+    def only_slow(self) -> bool:
+        return not self.wrong and self.beside_ms > P50_RATIO * self.alone_ms
+
+    @property
+    def withstood(self) -> bool:
+        return not self.wrong and not self.only_slow
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +83,16 @@ async def _until_registered(site: Site) -> None:
 
 
 async def run(attack: Attack, asker: Asker) -> Row:
-    """Send an attack, and say what came of it."""
+    """Send an attack, and say what came of it.
+
+    Where nothing is wrong but the p50 it is done once more, with other agents: this machine may have
+    had something else to do.
+    """
+    row = await _run_once(attack, asker)
+    return await _run_once(attack, asker) if row.only_slow else row
+
+
+async def _run_once(attack: Attack, asker: Asker) -> Row:
     with tempfile.TemporaryDirectory(prefix="attack-") as name:
         folder = Path(name)
         try:
@@ -129,8 +147,6 @@ def _faults(alone: Asked, beside: Asked, may_refuse: tuple[str, ...]) -> list[st
         faults.append(f"{count} legitimate requests were not answered ({kinds})")
     if beside.crossed:
         faults.append(f"{beside.crossed} legitimate requests got another answer")
-    if beside.p50_ms > P50_RATIO * alone.p50_ms:
-        faults.append(f"p50 {beside.p50_ms / alone.p50_ms:.1f}x")
     return faults
 
 
