@@ -20,10 +20,8 @@ import grpc
 
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
-RATE_PER_S = 80.0
-"""Whether or not the one before has been answered: who waits for it would overlook a stall."""
 _TIMEOUT_S = 10.0
-_TOKENS = 8
+_TOKENS = 6
 SUMS = tuple(f"{a}+{b}" for a, b in itertools.product((12, 23, 47, 58), (25, 31, 64, 85)))
 """The shipped models begin an answer by writing the sum that they were asked."""
 
@@ -37,6 +35,8 @@ class Orders:
     socket: Path
     question: Question
     count: int
+    rate_per_s: float
+    """Whether or not those before have been answered: who waits for them would overlook a stall."""
     open_ended: bool = False
     """Go on after `count` until told that it is enough."""
     limit_s: float = 40.0
@@ -124,7 +124,7 @@ def _ask(orders: Orders, expected: dict[str, Any], enough: Callable[[], bool]) -
                 not orders.open_ended or late_s > orders.limit_s or enough()
             ):
                 break
-            time.sleep(max(0.0, number / RATE_PER_S - late_s))
+            time.sleep(max(0.0, number / orders.rate_per_s - late_s))
             call, sent_s = asking[key](), time.perf_counter()
             call.add_done_callback(partial(run.told, key, sent_s))
             sent += 1

@@ -42,6 +42,8 @@ class Stage:
     authority: Authority | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
     question: Literal["sums", "embeddings"] = "sums"
+    rate_per_s: float = 100.0
+    """At which the legitimate requests are asked, whether or not those before have been answered."""
     helpers: tuple[contextlib.AbstractAsyncContextManager[Any], ...] = ()
     """What must run beside the agents: servers behind the cloud, links."""
 
@@ -156,6 +158,23 @@ async def outcome_of(
     return Outcome(
         "answered", "it was answered, and should have been refused" if must_refuse else ""
     )
+
+
+Send = Callable[[Site], Awaitable[Outcome]]
+
+
+def each_of(variants: Mapping[str, Send]) -> Send:
+    """One after the other, as one attack; what is wrong names its variant."""
+
+    async def send(site: Site) -> Outcome:
+        outcomes = []
+        for name, variant in variants.items():
+            outcome = await variant(site)
+            wrong = f"{name}: {outcome.wrong}" if outcome.wrong else ""
+            outcomes.append(Outcome(outcome.said, wrong))
+        return together(*outcomes)
+
+    return send
 
 
 def together(*outcomes: Outcome) -> Outcome:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from benchmarks.attacks.attack import Attack, Outcome, Site, infer_request, outcome_of, task
+from benchmarks.attacks.attack import (
+    Attack,
+    Outcome,
+    Send,
+    Site,
+    each_of,
+    infer_request,
+    outcome_of,
+    task,
+)
 from benchmarks.attacks.stages import lone_board
 from protos.airloom.v1 import task_pb2
 
@@ -39,15 +48,29 @@ async def _send(sampling: task_pb2.Sampling, site: Site) -> Outcome:
         )
 
 
-ATTACKS = (
-    *(
-        Attack(f"grammar/{name}", sent, lone_board,
-               partial(_send, task_pb2.Sampling(grammar=grammar)))
-        for name, (sent, grammar) in _GRAMMARS.items()
-    ),
-    *(
-        Attack(f"json-schema/{name}", sent, lone_board,
-               partial(_send, task_pb2.Sampling(json_schema=schema)), limit_s=80)
-        for name, (sent, schema) in _SCHEMAS.items()
-    ),
-)  # fmt: skip
+def _grammars(*names: str) -> tuple[str, Send]:
+    """What is sent, and the sending of it."""
+    sent = ", ".join(_GRAMMARS[name][0] for name in names)
+    samplings = {name: task_pb2.Sampling(grammar=_GRAMMARS[name][1]) for name in names}
+    return sent, each_of({name: partial(_send, one) for name, one in samplings.items()})
+
+
+def _schemas(*names: str) -> tuple[str, Send]:
+    """As with grammars."""
+    sent = ", ".join(_SCHEMAS[name][0] for name in names)
+    samplings = {name: task_pb2.Sampling(json_schema=_SCHEMAS[name][1]) for name in names}
+    return sent, each_of({name: partial(_send, one) for name, one in samplings.items()})
+
+
+_SENT: dict[str, tuple[str, Send]] = {
+    "grammar/nested": _grammars("nested-parentheses"),
+    "grammar/large": _grammars("left-recursion", "repetitions-of-repetitions"),
+    "grammar/broken": _grammars("nul", "not-a-grammar"),
+    "json-schema/pattern": _schemas("pattern"),
+    "json-schema/deep": _schemas("nested-arrays", "refers-to-itself"),
+    "json-schema/wide": _schemas("wide-enum", "not-json"),
+}
+
+ATTACKS = tuple(
+    Attack(name, sent, lone_board, send, limit_s=80) for name, (sent, send) in _SENT.items()
+)

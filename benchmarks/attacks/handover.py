@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.attacks.attack import Attack, Outcome, Site, outcome_of, task, together
+from benchmarks.attacks.attack import Attack, Outcome, Site, each_of, outcome_of, task, together
 from benchmarks.attacks.stages import lone_board
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
@@ -132,34 +132,31 @@ def _all_tokens(token: Any) -> Forge:
 
 
 _NESTED = "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000
-_FORGED: dict[str, tuple[str, Forge]] = {
-    "token-too-large": ("a token id of 2^31 - 1", _last_token(2**31 - 1)),
-    "token-huge": ("a token id of 10^30", _last_token(10**30)),
-    "token-negative": ("a token id of -1", _last_token(-1)),
-    "token-text": ("a token id that is a text", _last_token("x")),
-    "tokens-outside": ("only ids outside the vocabulary", _all_tokens(10**6)),
-    "tokens-lists": ("lists in place of token ids", _all_tokens([1])),
-    "no-tokens": ("no tokens", _header(tokens=[])),
-    "position-too-large": ("a position of a million", _header(position=10**6)),
-    "position-negative": ("a position of -5", _header(position=-5)),
-    "position-text": ("a position that is a text", _header(position="x")),
-    "prompt-negative": ("-1 tokens of prompt", _header(prompt_tokens=-1)),
-    "draws-without-end": ("10^15 draws", _header(draws=10**15)),
-    "memory-garbled": ("keys and values of other bytes", _memory(lambda m: b"\xff" * len(m))),
-    "memory-cut": ("half of the keys and values", _memory(lambda m: m[: len(m) // 2])),
-    "memory-empty": ("no keys and values", _memory(lambda m: m[:0])),
-    "nan-temperature": ("a temperature that is no number", _sampling(temperature=math.nan)),
-    "top_p-0": ("top_p 0", _sampling(temperature=1.0, top_p=0.0)),
-    "sampling-texts": ("texts in place of numbers", _sampling(temperature="hot", top_k="many")),
-    "unknown-field": ("a field of the request that there is not", _request(colour="red")),
-    "generated-none": (
-        "nothing in place of the tokens generated",
-        _header(generated=[], scores=[]),
-    ),
-    "generated-texts": ("texts in place of the tokens generated", _header(generated=["x"])),
-    "max_tokens-text": ("max_tokens that is a text", _request(max_tokens="x")),
-    "max_tokens-huge": ("max_tokens of 10^18", _request(max_tokens=10**18)),
-    "grammar-nested": ("60,000 parentheses in its grammar", _request(grammar=_NESTED)),
+_FORGED: dict[str, Forge] = {
+    "token-too-large": _last_token(2**31 - 1),
+    "token-huge": _last_token(10**30),
+    "token-negative": _last_token(-1),
+    "token-text": _last_token("x"),
+    "tokens-outside": _all_tokens(10**6),
+    "tokens-lists": _all_tokens([1]),
+    "no-tokens": _header(tokens=[]),
+    "position-too-large": _header(position=10**6),
+    "position-negative": _header(position=-5),
+    "position-text": _header(position="x"),
+    "prompt-negative": _header(prompt_tokens=-1),
+    "draws-without-end": _header(draws=10**15),
+    "memory-garbled": _memory(lambda m: b"\xff" * len(m)),
+    "memory-cut": _memory(lambda m: m[: len(m) // 2]),
+    "memory-empty": _memory(lambda m: m[:0]),
+    "nan-temperature": _sampling(temperature=math.nan),
+    "top_p-0": _sampling(temperature=1.0, top_p=0.0),
+    "sampling-texts": _sampling(temperature="hot", top_k="many"),
+    "unknown-field": _request(colour="red"),
+    "generated-none": _header(generated=[], scores=[]),
+    "generated-texts": _header(generated=["x"]),
+    "max_tokens-text": _request(max_tokens="x"),
+    "max_tokens-huge": _request(max_tokens=10**18),
+    "grammar-nested": _request(grammar=_NESTED),
 }
 _MAY_GO_ON = (
     "memory-garbled", "generated-none", "draws-without-end", "max_tokens-huge", "memory-empty",
@@ -178,7 +175,7 @@ async def _genuine(stub: Stub) -> bytes:
 async def _forged(name: str, site: Site) -> Outcome:
     async with site.inference("board-a") as stub:
         state = _Opened.of(await _genuine(stub))
-        _FORGED[name][1](state)
+        _FORGED[name](state)
         call = _resume(stub, state.sealed())
         return await outcome_of(call, must_refuse=name not in _MAY_GO_ON)
 
@@ -236,12 +233,29 @@ async def _vanish(site: Site) -> Outcome:
     return together(*said)
 
 
+_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tokens": ("token ids outside the vocabulary, of other types, none", (
+        "token-too-large", "token-huge", "token-negative", "token-text", "tokens-outside",
+        "tokens-lists", "no-tokens")),
+    "position": ("positions and counts that do not fit", (
+        "position-too-large", "position-negative", "position-text", "prompt-negative",
+        "draws-without-end")),
+    "memory": ("keys and values that are cut, garbled, none", (
+        "memory-garbled", "memory-cut", "memory-empty")),
+    "sampling": ("sampling that no request could have", (
+        "nan-temperature", "top_p-0", "sampling-texts")),
+    "request": ("other fields of other types and sizes", (
+        "unknown-field", "generated-none", "generated-texts", "max_tokens-text", "max_tokens-huge",
+        "grammar-nested")),
+}  # fmt: skip
+
 ATTACKS = (
     *(
-        Attack(f"resume/{name}", sent, lone_board, partial(_forged, name))
-        for name, (sent, _) in _FORGED.items()
+        Attack(f"resume/{group}", sent, lone_board,
+               each_of({name: partial(_forged, name) for name in names}), limit_s=60)
+        for group, (sent, names) in _GROUPS.items()
     ),
     Attack("resume/nonsense", "states cut short, and lengths too long", lone_board, _nonsense),
     Attack("resume/too-large", "a state of 512 MiB", lone_board, _too_large, repeated=False),
     Attack("suspend/vanish", "the caller of Suspend leaves", lone_board, _vanish),
-)
+)  # fmt: skip

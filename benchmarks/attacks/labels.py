@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import grpc
 
@@ -13,6 +14,8 @@ from benchmarks.attacks.attack import (
     Attack,
     Outcome,
     Site,
+    Stage,
+    each_of,
     infer_request,
     outcome_of,
     task,
@@ -38,6 +41,11 @@ async def _stream(stub: Stub, asked: task_pb2.Task) -> str:
             text = ""
         text += event.text
     return text
+
+
+def by_cloud(folder: Path) -> Stage:
+    """A board that asks the cloud everything, and is asked itself."""
+    return fleet_of_one(folder, asked="board-a")
 
 
 async def _one(ask: Ask, stub: Stub, label: str, number: int) -> Outcome:
@@ -113,34 +121,27 @@ async def _same_key(site: Site) -> Outcome:
         return await outcome_of(stub.Infer(infer_request(other)), must_refuse=True)
 
 
-def _attacks() -> tuple[Attack, ...]:
-    attacks = []
-    by_cloud = partial(fleet_of_one, asked="board-a")
-    assign: Ask = lambda stub, asked: _infer(stub, asked, "board-a")  # noqa: E731
-    ways = (
-        ("infer", lone_board, "board-a", _infer),
-        ("stream", lone_board, "board-a", _stream),
-        ("uplink", by_cloud, "board-a", _infer),
-        ("uplink-stream", by_cloud, "board-a", _stream),
-        ("assignment", fleet_of_one, "cloud", assign),
-    )
-    for how, stage, agent, ask in ways:
-        for which, label in (("same", "label"), ("empty", "")):
-            sent = f"4 concurrent ({how}), task_id {label!r}"
-            send = partial(_four, agent, ask, label)
-            attacks.append(Attack(f"labels/{which}/{how}", sent, stage, send))
-    batch = partial(_batch, "board-a", "")
-    attacks += [
-        Attack("labels/empty/batch", "a batch of 4, task_id ''", lone_board, batch),
-        Attack("labels/same/batch", "a batch of 4 by the uplink, one task_id", by_cloud,
-               partial(_batch, "board-a", "label")),
-        Attack("labels/same/suspend", "Suspend by a label that two runs have", lone_board, _suspend),
-        Attack("labels/same/cancel", "cancel one of two of a label", by_cloud,
-               partial(_cancel, "board-a")),
-        Attack("labels/one-key-two-tasks", "idempotency_key with other content", lone_board,
-               _same_key),
-    ]  # fmt: skip
-    return tuple(attacks)
+_assign: Ask = partial(_infer, device_id="board-a")
+_WAYS: dict[str, tuple[str, Callable[[Path], Stage], str, Ask]] = {
+    "infer": ("Infer", lone_board, "board-a", _infer),
+    "stream": ("InferStream", lone_board, "board-a", _stream),
+    "uplink": ("Infer, all asked up", by_cloud, "board-a", _infer),
+    "uplink-stream": ("InferStream, all asked up", by_cloud, "board-a", _stream),
+    "assignment": ("handed to one board", fleet_of_one, "cloud", _assign),
+}
+_LABELS = {"same": "label", "empty": ""}
 
-
-ATTACKS = _attacks()
+ATTACKS = (
+    *(
+        Attack(f"labels/{name}", f"4 at once ({how}), one task_id, and an empty one", stage,
+               each_of({which: partial(_four, agent, ask, label)
+                        for which, label in _LABELS.items()}))
+        for name, (how, stage, agent, ask) in _WAYS.items()
+    ),
+    Attack("labels/batch", "a batch of 4, one task_id, and an empty one", by_cloud,
+           each_of({which: partial(_batch, "board-a", label) for which, label in _LABELS.items()})),
+    Attack("labels/suspend", "Suspend by a label that two runs have", lone_board, _suspend),
+    Attack("labels/cancel", "cancel one of two of a label", by_cloud, partial(_cancel, "board-a")),
+    Attack("labels/one-key-two-tasks", "an idempotency_key with other content", lone_board,
+           _same_key),
+)  # fmt: skip

@@ -7,13 +7,13 @@ import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
 
 from benchmarks.agents import MEBIBYTE, AgentProcess, start, unix_channel, until_serving
-from benchmarks.attacks.asker import RATE_PER_S, Asked, Asker, Orders
+from benchmarks.attacks.asker import Asked, Asker, Orders
 from benchmarks.attacks.attack import Attack, Outcome, Site, Stage, together
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc
 
@@ -103,19 +103,20 @@ async def _run_once(attack: Attack, asker: Asker) -> Row:
 
 
 async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
-    socket, question = site.socket(site.stage.asked), site.stage.question
-    alone = await asker.ask(Orders(socket, question, REQUESTS))
+    stage = site.stage
+    orders = Orders(site.socket(stage.asked), stage.question, REQUESTS, stage.rate_per_s)
+    alone = await asker.ask(orders)
     before = {name: agent.resident_bytes for name, agent in site.agents.items()}
     for agent in site.agents.values():
         agent.forget_peak()
     sending = asyncio.create_task(_send_again_and_again(attack, site))
     beside = await asker.ask_beside(
-        Orders(socket, question, REQUESTS, open_ended=True, limit_s=attack.limit_s), sending
+        replace(orders, open_ended=True, limit_s=attack.limit_s), sending
     )
     outcome = await sending
     peaks = {name: agent.peak_resident_bytes for name, agent in site.agents.items()}
     worst = max(before, key=lambda agent: peaks[agent] - before[agent])
-    serving = not (await asker.ask(Orders(socket, question, 1))).unanswered
+    serving = not (await asker.ask(replace(orders, count=1))).unanswered
     grown_mib = (peaks[worst] - before[worst]) / MEBIBYTE
     wrong = [outcome.wrong] if outcome.wrong else []
     wrong += [f"{name} ended" for name, agent in site.agents.items() if not agent.alive]
@@ -153,7 +154,7 @@ def _faults(alone: Asked, beside: Asked, may_refuse: tuple[str, ...]) -> list[st
 async def _send_again_and_again(attack: Attack, site: Site) -> Outcome:
     """Send it once, and again while the legitimate requests have not all been asked."""
     outcomes: list[Outcome] = []
-    until_s = time.monotonic() + REQUESTS / RATE_PER_S
+    until_s = time.monotonic() + REQUESTS / site.stage.rate_per_s
     while not outcomes or (attack.repeated and time.monotonic() < until_s):
         try:
             outcomes.append(await asyncio.wait_for(attack.send(site), attack.limit_s))

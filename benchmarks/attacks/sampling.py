@@ -8,6 +8,7 @@ from benchmarks.attacks.attack import (
     Attack,
     Outcome,
     Site,
+    each_of,
     infer_request,
     outcome_of,
     task,
@@ -53,7 +54,16 @@ async def _send(name: str, site: Site) -> Outcome:
         )
 
 
+_GROUPS = {
+    "top_p-0": ["top_p-0"],
+    "min_p-2": ["min_p-2"],
+    "no-number-with-top_k": ["nan-temperature-top_k", "nan-top_p-top_k"],
+    "negative": ["negative-temperature", "negative-top_p", "negative-min_p"],
+    "extreme": ["infinite-temperature", "infinite-penalties", *_MAY_BE_ANSWERED],
+}
+
 ATTACKS = tuple(
-    Attack(f"sampling/{name}", " ".join(str(bad).split()), lone_board, partial(_send, name))
-    for name, bad in _BAD.items()
-)
+    Attack(f"sampling/{group}", ", ".join(names), lone_board,
+           each_of({name: partial(_send, name) for name in names}))
+    for group, names in _GROUPS.items()
+)  # fmt: skip

@@ -12,6 +12,7 @@ from benchmarks.attacks.attack import (
     Outcome,
     Site,
     Stage,
+    each_of,
     infer_request,
     outcome_of,
     task,
@@ -67,15 +68,24 @@ async def _write_text(content: bytes, site: Site) -> Outcome:
         file.write_bytes(b"1\n")
 
 
+_GROUPS = {
+    "bad-json": ("bad-json",),
+    "no-top_logprobs": ("no-top_logprobs",),
+    "other-types": ("text-as-logprob", "content-is-a-number", "choices-is-null", "html"),
+    "broken": ("empty-body", "closes-midway", "status-500", "redirect-to-itself"),
+    "silent": ("silent",),
+    "line-without-end": ("line-without-end",),
+}
+assert sorted(FAULTS) == sorted(fault for faults in _GROUPS.values() for fault in faults)
+_EPOCHS = {"text": b"five", "bytes": b"\xff\xfe\x00", "long": b"9" * 10_000}
+
 ATTACKS = (
     *(
-        Attack(f"server/{fault}", "asked of the board and of the cloud", _stage,
-               partial(_send, fault), limit_s=45)
-        for fault in FAULTS
+        Attack(f"server/{group}", f"a server behind the cloud: {', '.join(faults)}", _stage,
+               each_of({fault: partial(_send, fault) for fault in faults}), limit_s=60)
+        for group, faults in _GROUPS.items()
     ),
-    *(
-        Attack(f"link-epoch/{name}", f"{content[:8]!r} in the link-epoch file", _board_with_epoch,
-               partial(_write_text, content), limit_s=45)
-        for name, content in (("text", b"five"), ("bytes", b"\xff\xfe\x00"), ("long", b"9" * 10_000))
-    ),
+    Attack("link-epoch", "text, bytes and 10,000 digits in the link-epoch file", _board_with_epoch,
+           each_of({name: partial(_write_text, content) for name, content in _EPOCHS.items()}),
+           limit_s=60),
 )  # fmt: skip

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.attacks.attack import Attack, Outcome, Site, infer_request, outcome_of, task
+from benchmarks.attacks.attack import (
+    Attack,
+    Outcome,
+    Site,
+    each_of,
+    infer_request,
+    outcome_of,
+    task,
+)
 from benchmarks.attacks.stages import lone_board
 from protos.airloom.v1 import inference_pb2, task_pb2
 
@@ -58,22 +66,16 @@ async def _embed(texts: list[str], site: Site) -> Outcome:
         )
 
 
-_PARTS = {
-    "stops": f"{_MANY:,} stops", "long-stop": "a stop of 1,000,000 characters",
-    "parts": f"{_MANY:,} parts", "messages": f"{_MANY:,} messages",
-    "adapters": f"{_MANY:,} adapters", "trace": f"a trace context of {_MANY:,} entries",
-    "label": "a task_id of 1,000,000 characters",
-    "key": "an idempotency_key of 1,000,000 characters",
-}  # fmt: skip
+_OTHERS = ("long-stop", "adapters", "trace", "label", "key")
 
 ATTACKS = (
     Attack("size/batch", f"a batch of {_MANY:,}", lone_board, _batch, pause_s=1.0),
-    *(
-        Attack(f"size/{name}", sent, lone_board, partial(_task, name), pause_s=1.0)
-        for name, sent in _PARTS.items()
-    ),
-    Attack("size/texts", f"{_MANY:,} texts to embed", lone_board,
-           partial(_embed, ["x"] * _MANY), pause_s=1.0),
-    Attack("size/long-text", "a text of 3,000,000 characters to embed", lone_board,
-           partial(_embed, ["x" * 3_000_000]), pause_s=1.0),
+    Attack("size/stops", f"{_MANY:,} stops", lone_board, partial(_task, "stops"), pause_s=1.0),
+    Attack("size/messages", f"{_MANY:,} messages, and parts", lone_board,
+           each_of({name: partial(_task, name) for name in ("messages", "parts")}), pause_s=1.0),
+    Attack("size/others", "100,000 adapters, 1 MB of task_id, key, stop, trace context", lone_board,
+           each_of({name: partial(_task, name) for name in _OTHERS}), pause_s=1.0),
+    Attack("size/texts", f"{_MANY:,} texts to embed, and one of 3,000,000 characters", lone_board,
+           each_of({"many": partial(_embed, ["x"] * _MANY),
+                    "long": partial(_embed, ["x" * 3_000_000])}), pause_s=1.0),
 )  # fmt: skip

@@ -63,7 +63,7 @@ def cloud_settings(folder: Path, port: int, security: Mapping[str, Any]) -> dict
         "listen": f"127.0.0.1:{port}",
         "local_socket": f"{folder}/cloud.sock",
         "security": security,
-        "model": {"path": shipped_model("cloud"), "threads": 1, "context_tokens": 384},
+        "model": {"path": shipped_model("mathematics"), "threads": 1, "context_tokens": 384},
         "heartbeat_interval_s": HEARTBEAT_S,
     }
 
@@ -121,6 +121,8 @@ def fleet_of_one(
         {**alone.agents, "board-a": AgentSpec("device", merged(settings, board or {}))},
         asked=asked,
         registered=("board-a",),
+        # Two agents and a link work on a request to the board.
+        rate_per_s=60.0 if asked == "board-a" else 100.0,
         authority=alone.authority,
         ports=alone.ports,
     )

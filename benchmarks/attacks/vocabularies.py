@@ -20,7 +20,7 @@ from benchmarks.attacks.stages import board_settings, merged
 from benchmarks.qwen_shape import QwenShape, write_random
 from protos.airloom.v1 import inference_pb2
 
-_PRE_TOKENIZERS = ("tekken", "deepseek-llm", "deepseek-coder", "deepseek-v3", "gpt-4o", "falcon")
+_PRE_TOKENIZERS = ("tekken", "deepseek-llm", "deepseek-v3", "gpt-4o", "falcon")
 _LENGTH = 32_000
 _CLASSES = {"letters": "a", "capitals": "A", "digits": "7", "spaces": " ", "lines": "\n", "marks": "!",
             "ideographs": "中", "accents": "\u0301"}  # fmt: skip

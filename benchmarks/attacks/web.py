@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from benchmarks.agents import MEBIBYTE
-from benchmarks.attacks.attack import Attack, Outcome, Site, together
+from benchmarks.attacks.attack import Attack, Outcome, Site, each_of, together
 from benchmarks.attacks.stages import API_KEY, board_with_http
 
 _KEY = {"Authorization": f"Bearer {API_KEY}"}
@@ -166,6 +166,12 @@ async def _body(name: str, site: Site) -> Outcome:
     return await _ask(site, path, content=content, headers=headers, refuse=refuse)
 
 
+_GROUPS = {
+    "odd-json": ("deep-json", "deep-message", "huge-number", "not-utf-8", "surrogates"),
+    "many-parts": ("messages", "stops", "texts"),
+    "long-prompt": ("long-prompt",),
+}
+
 ATTACKS = (
     Attack("http/without-key", "/openapi.json, /metrics, … without a key", board_with_http,
            _without_key),
@@ -184,7 +190,8 @@ ATTACKS = (
     Attack("http/idle", "1,000 connections that say nothing", board_with_http, _idle,
            repeated=False),
     *(
-        Attack(f"http/{name}", sent, board_with_http, partial(_body, name), pause_s=1.0)
-        for name, (sent, _, _) in _BODIES.items()
+        Attack(f"http/{group}", ", ".join(_BODIES[name][0] for name in names), board_with_http,
+               each_of({name: partial(_body, name) for name in names}), pause_s=1.0)
+        for group, names in _GROUPS.items()
     ),
 )  # fmt: skip

@@ -62,18 +62,20 @@ async def _device(
         call = fleet_pb2_grpc.FleetServiceStub(channel).Connect(requests())
         async with connecting:
             reply: Any = await call.read()
+        if not isinstance(reply, fleet_pb2.ConnectResponse) or not reply.HasField("welcome"):
+            raise RuntimeError(f"{name} was not welcomed: {await call.code()}")
         welcome.set_result(reply.welcome.heartbeat_interval_ms / 1e3)
-        async for reply in call:
+        while isinstance(reply := await call.read(), fleet_pb2.ConnectResponse):
             if reply.HasField("heartbeat"):
                 rtt_ms = (time.monotonic() - sent_s) * 1e3
+        raise RuntimeError(f"{name} was sent away: {await call.code()} {await call.details()}")
 
 
 async def _devices(numbers: range, address: str, folder: Path) -> None:
     connecting = asyncio.Semaphore(_CONNECTING_AT_ONCE)
     certificates = Authority(folder)
     devices = (_device(_name(number), address, certificates, connecting) for number in numbers)
-    # A device whose stream ends is missed by the count of those registered.
-    await asyncio.gather(*devices, return_exceptions=True)
+    await asyncio.gather(*devices)
 
 
 def _be_devices(numbers: range, address: str, folder: Path, until: Connection) -> None:
