@@ -8,7 +8,6 @@ llama.cpp's own grammars cannot be interrupted, and recurse as deeply as a gramm
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,16 +24,19 @@ MAX_VISITS = 20_000
 """Elements looked at for one character."""
 MAX_REMEMBERED = 1 << 16
 """Stacks of one generation; transitions, which are forgotten beyond that."""
-STEP_LIMIT_S = 0.25
+STEP_LIMIT_S = 0.5
 """Of a processor, for one token."""
-GRACE_S, MEAN_LIMIT_S = 1.0, 0.02
+GRACE_S, MEAN_LIMIT_S = 2.0, 0.1
 """For all tokens together: so much, and so much for each."""
-_LOOKED_AT_TOGETHER = 256
+MAX_TABLE = 1 << 22
+"""Entries of where states and classes of characters lead, for one token."""
 
 _EMPTY = 0
 """The stack of a text that is whole."""
 _DEAD = -1
 """The state that nothing leads on from."""
+_UNKNOWN = -1
+"""In a table of states: not looked at yet."""
 
 
 class _Node(NamedTuple):
@@ -71,6 +73,7 @@ class Grammar:
         self._remembered = 0
         self._used_s = 0.0
         self._accepted = 0
+        self._classify()
         self._ends_s = time.thread_time() + STEP_LIMIT_S
         self._state = self._close([_Node(start, 0, _EMPTY) for start in self._starts[rules.root]])
 
@@ -99,17 +102,15 @@ class Grammar:
         finally:
             self._used_s += time.thread_time() - began_s
 
-    def restrict(self, logits: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-        """The logits of the tokens that may come next, all others at minus infinity.
-
-        Tokens whose logits are more than `spread` below the largest one left out may be missing.
+    def restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits with every token that may not come next at minus infinity.
 
         Raises:
             InvalidTaskError: no token of this vocabulary can go on, or finding it takes too long.
         """
         began_s = self._begin()
         try:
-            return self._restrict(logits, spread)
+            return self._restrict(logits)
         finally:
             self._used_s += time.thread_time() - began_s
 
@@ -159,7 +160,11 @@ class Grammar:
 
     def _after(self, token: int) -> tuple[int, bytes]:
         """The state after a token, and the bytes of a character that it leaves unfinished."""
-        state, pending = self._after_text(self._pending + self._model.pieces[token])
+        piece = self._model.pieces[token]
+        if not piece or piece[0] == 0:
+            # Control tokens have no text, and a grammar asks for text.
+            return _DEAD, b""
+        state, pending = self._after_text(self._pending + piece)
         by_token = [] if self._pending else self._by_token(token)
         if not by_token:
             return state, pending
@@ -181,8 +186,6 @@ class Grammar:
         return nodes
 
     def _after_text(self, data: bytes) -> tuple[int, bytes]:
-        if not data or data[0] == 0:
-            return _DEAD, b""
         pending = b""
         try:
             text = data.decode()
@@ -214,41 +217,83 @@ class Grammar:
             for element in self._expected(state)
         )
 
-    def _restrict(self, logits: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-        allowed: list[int] = []
-        least = -np.inf
-        for tokens in _likeliest_first(logits, self._candidates()):
+    def _restrict(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        allowed = np.zeros(len(logits), bool)
+        texts, state = self._model.vocabulary_text, self._states[self._state]
+        if not self._pending:
+            allowed[self._whole_tokens()] = True
+            for element in self._expected(self._state):
+                if isinstance(element, TokenElement):
+                    some = np.arange(len(logits)) == element.token
+                    with_text = np.zeros(len(logits), bool)
+                    with_text[texts.tokens] = with_text[texts.parts] = True
+                    allowed |= with_text & (some != element.negated)
+        for token in texts.parts.tolist():
             self._check_time()
-            for token in tokens.tolist():
-                if self._allows(token):
-                    if not allowed:
-                        least = logits[token] - spread
-                    allowed.append(token)
-            if logits[tokens[-1]] < least:
-                break
-        if not allowed or not np.isfinite(logits[allowed[0]]):
+            allowed[token] = self._after(token)[0] != _DEAD
+        allowed[list(self._model.end_tokens)] = _EMPTY in state and not self._pending
+        restricted = np.where(allowed, logits, np.float32(-np.inf))
+        if not np.isfinite(restricted).any():
             raise InvalidTaskError("no token of the model's vocabulary can follow the grammar here")
-        restricted = np.full(len(logits), -np.inf, np.float32)
-        restricted[allowed] = logits[allowed]
         return restricted
 
-    def _candidates(self) -> NDArray[np.intp]:
-        """The tokens that may be allowed, by their first characters."""
-        expected = self._expected(self._state)
-        first = self._model.first_characters
-        if self._pending or any(isinstance(element, TokenElement) for element in expected):
-            return np.arange(len(first.of_token))
-        # The last place is for tokens that do not begin with a whole character, ends among them.
-        alive = np.zeros(len(first.code_points) + 1, bool)
-        alive[-1] = True
-        for element in expected:
-            if isinstance(element, Characters):
-                self._check_time()
-                places = np.searchsorted(element.bounds, first.code_points, side="right")
-                alive[:-1] |= places % 2 == 1
-        candidates = alive[first.of_token]
-        candidates[list(self._model.end_tokens)] = True
-        return np.flatnonzero(candidates)
+    def _whole_tokens(self) -> NDArray[np.int32]:
+        """The tokens of whole characters that may come next: all are followed together, a character
+        at a time, and those at the same place with characters of the same class are one."""
+        texts = self._model.vocabulary_text
+        reached = [_DEAD, self._state]
+        rows = {number: row for row, number in enumerate(reached)}
+        table = np.full((16, len(self._class_examples)), _UNKNOWN, np.int32)
+        table[0] = 0
+        index = np.arange(len(texts.tokens))
+        at = np.ones(len(index), np.int32)
+        whole: list[NDArray[np.int32]] = []
+        for column in texts.columns:
+            longer = int(np.searchsorted(index, len(column)))
+            whole.append(texts.tokens[index[longer:]])
+            index, at = index[:longer], at[:longer]
+            if not len(index):
+                break
+            classes = self._class_of[column[index]]
+            for pair in np.unique((at.astype(np.int64) << 32 | classes)[table[at, classes] < 0]):
+                row, kind = int(pair >> 32), int(pair & 0xFFFFFFFF)
+                after = self._step(reached[row], int(self._class_examples[kind]))
+                if after not in rows:
+                    rows[after] = len(reached)
+                    reached.append(after)
+                    table = self._with_room(table, len(reached))
+                table[row, kind] = rows[after]
+            at = table[at, classes]
+            index, at = index[at > 0], at[at > 0]
+        whole.append(texts.tokens[index])
+        return np.concatenate(whole)
+
+    def _with_room(self, table: NDArray[np.int32], rows: int) -> NDArray[np.int32]:
+        if rows <= len(table):
+            return table
+        if table.size > MAX_TABLE:
+            raise InvalidTaskError("the grammar needs too much memory to follow this text")
+        more = np.full_like(table, _UNKNOWN)
+        return np.concatenate((table, more))
+
+    def _classify(self) -> None:
+        """Put characters that the grammar nowhere tells apart into one class."""
+        code_points = self._model.vocabulary_text.code_points
+        numbers = np.random.default_rng(0)
+        signatures = np.zeros(len(code_points), np.uint64)
+        sets = {e for alternative in self._alternatives for e in alternative}
+        for element in sets:
+            if not isinstance(element, Characters):
+                continue
+            mark = numbers.integers(1, 1 << 63, dtype=np.uint64)
+            places = np.searchsorted(code_points, element.bounds)
+            for first, last in zip(places[::2], places[1::2], strict=False):
+                signatures[first:last] ^= mark
+            if len(places) % 2:
+                signatures[places[-1] :] ^= mark
+        _, examples, classes = np.unique(signatures, return_index=True, return_inverse=True)
+        self._class_examples = code_points[examples]
+        self._class_of = classes.astype(np.int32)
 
     def _expected(self, state: int) -> set[gbnf.Element]:
         """What may come next in a state, but for the end."""
@@ -331,19 +376,3 @@ class Grammar:
             if self._remembered > 4 * MAX_REMEMBERED:
                 raise InvalidTaskError("the grammar needs too much memory to follow this text")
         return number
-
-
-def _likeliest_first(
-    logits: NDArray[np.float32], candidates: NDArray[np.intp]
-) -> Iterator[NDArray[np.intp]]:
-    """The candidates in pieces, by falling logits: few are looked at where one of them will do."""
-    values = -logits[candidates]
-    if len(values) > 4 * _LOOKED_AT_TOGETHER:
-        order = np.argpartition(values, _LOOKED_AT_TOGETHER)
-        best = order[:_LOOKED_AT_TOGETHER]
-        yield candidates[best[np.argsort(values[best], kind="stable")]]
-        candidates = candidates[np.sort(order[_LOOKED_AT_TOGETHER:])]
-        values = -logits[candidates]
-    order = np.argsort(values, kind="stable")
-    for at in range(0, len(order), _LOOKED_AT_TOGETHER):
-        yield candidates[order[at : at + _LOOKED_AT_TOGETHER]]

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import llama_cpp
-import numpy as np
-from numpy.typing import NDArray
 
 from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelError
 from device_agent.engine.allocator import give_back_large_buffers
@@ -23,6 +21,7 @@ from device_agent.engine.chat_template import (
     choose_template,
 )
 from device_agent.engine.llama_log import collect_errors
+from device_agent.engine.vocabulary_text import VocabularyText
 
 _GGUF_MAGIC = b"GGUF"
 loading = threading.Lock()
@@ -81,15 +80,6 @@ class _Pieces(dict[int, bytes]):
             buffer = ctypes.create_string_buffer(room)
         self[token] = buffer.raw[:count]
         return self[token]
-
-
-@dataclass(frozen=True, eq=False)
-class FirstCharacters:
-    """The tokens of a vocabulary by the first character of their text."""
-
-    code_points: NDArray[np.int32]
-    of_token: NDArray[np.int32]
-    """For each token a place in `code_points`; -1 where it begins with no whole character."""
 
 
 class Model:
@@ -166,15 +156,9 @@ class Model:
         )
 
     @cached_property
-    def first_characters(self) -> FirstCharacters:
-        """The vocabulary by first characters."""
-        places: dict[int, int] = {}
-        of_token = np.full(self.vocabulary_size, -1, np.int32)
-        for token in range(self.vocabulary_size):
-            text = self.pieces[token][:4].decode(errors="surrogateescape")
-            if text and not 0xDC80 <= ord(text[0]) <= 0xDCFF:
-                of_token[token] = places.setdefault(ord(text[0]), len(places))
-        return FirstCharacters(np.array(list(places), np.int32), of_token)
+    def vocabulary_text(self) -> VocabularyText:
+        """The texts of all tokens, laid out to be compared with a grammar together."""
+        return VocabularyText([self.pieces[token] for token in range(self.vocabulary_size)])
 
     @property
     def pooling_type(self) -> int:

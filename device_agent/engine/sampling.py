@@ -30,13 +30,6 @@ def adjust(
     return adjusted
 
 
-def spread(sampling: Sampling) -> float:
-    """How far below the largest logit one can lie and still be chosen."""
-    if sampling.temperature <= 0:
-        return 0.0
-    return float(-_NEGLIGIBLE) * max(sampling.temperature, _COLDEST)
-
-
 def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> int:
     """Choose a token: the likeliest, or by inverting the cut distribution at `uniform` in [0, 1)."""
     if sampling.temperature <= 0:

@@ -19,7 +19,7 @@ from device_agent.engine.images import ImageSpan
 from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import Keys, Slot, position_keys
 from device_agent.engine.requests import Completion, Delta, FinishReason, GenerateRequest, Token
-from device_agent.engine.sampling import adjust, choose, spread
+from device_agent.engine.sampling import adjust, choose
 
 _OWN_KEYS = -(1 << 62)
 """Far below the keys of images: no other sequence has such a key."""
@@ -173,7 +173,7 @@ class Sequence:
         token = choose(logits, sampling, self.uniform() if sampling.temperature > 0 else 0.0)
         if self.grammar is not None:
             if not self.grammar.allows(token):
-                logits = self.grammar.restrict(logits, spread(sampling))
+                logits = self.grammar.restrict(logits)
                 token = choose(
                     logits, sampling, self.uniform() if sampling.temperature > 0 else 0.0
                 )
