@@ -51,6 +51,7 @@ class Admission:
             OverloadedError: too much text is being worked on.
             DeadlineExceededError: the deadline passed meanwhile.
         """
+        self._check_can_continue()
         request = await self._written(request)
         tokens, images = await self._read(request)
         if not tokens:
@@ -110,6 +111,7 @@ class Admission:
             InvalidTaskError: it belongs to another model, cache layout or adapter file, or has what
                 this engine could not have made.
         """
+        self._check_can_continue()
         self._check_fits(state)
         prompt = state.tokens[: state.prompt_tokens]
         adapters = self._adapters.resolve(state.request.adapters)
@@ -131,6 +133,13 @@ class Admission:
         )
         sequence.position = state.position
         return sequence
+
+    def _check_can_continue(self) -> None:
+        if not self._model.causal:
+            raise UnsupportedByModelError(
+                f"{self._model.description.name} ({self._model.description.architecture}) embeds "
+                "texts and cannot continue them"
+            )
 
     async def _written(self, request: GenerateRequest) -> GenerateRequest:
         """The request with its conversation as a prompt, and its schema as a grammar."""

@@ -136,7 +136,7 @@ class Context:
         threads: int,
         outputs: int = 0,
         key_value_type: KeyValueType = "f16",
-        embeddings: bool = False,
+        embeddings: Literal["", "tokens", "pooled"] = "",
     ) -> None:
         trained = model.trained_context_tokens
         self.context_tokens = min(context_tokens or trained, trained)
@@ -153,10 +153,11 @@ class Context:
         parameters.type_k = parameters.type_v = _GGML_TYPES[key_value_type]
         parameters.kv_unified = False
         parameters.no_perf = True
-        if embeddings:
-            parameters.embeddings = True
-            if model.pooling_type == llama_cpp.LLAMA_POOLING_TYPE_NONE:
-                parameters.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        parameters.embeddings = bool(embeddings)
+        if embeddings == "tokens":
+            parameters.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
+        elif embeddings and model.pooling_type == llama_cpp.LLAMA_POOLING_TYPE_NONE:
+            parameters.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
         self.model = model
         with loading:
             errors = collect_errors()
@@ -289,3 +290,9 @@ class Context:
         pointer = llama_cpp.llama_get_embeddings_seq(self.native, sequence)
         vector: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(width,)).copy()
         return vector
+
+    def token_embeddings(self, count: int, width: int) -> NDArray[np.float32]:
+        """The embeddings (count, width) of a pass's tokens; valid until the next pass."""
+        pointer = llama_cpp.llama_get_embeddings(self.native)
+        rows: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(count, width))
+        return rows

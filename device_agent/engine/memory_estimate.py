@@ -10,6 +10,7 @@ import psutil
 
 from airloom.errors import ModelLoadError
 from device_agent.engine.context import KeyValueType, cells
+from device_agent.engine.embeddings import LONGEST_TEXT, PASS_TOKENS
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import check_is_gguf, loading, metadata_value
 
@@ -34,6 +35,8 @@ class ModelShape:
     state: int
     """Numbers kept for each sequence in each layer, however long it is (recurrent models)."""
     trained_context_tokens: int
+    causal: bool = True
+    """Whether a text can be read in several passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,19 @@ class MemoryNeed:
     weights: int
     cache: int
     compute: int
+    embeddings: int = 0
+    """A context of their own, from the first text on that is embedded."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.compute + _RUNTIME_BYTES
+        return self.weights + self.cache + self.compute + self.embeddings + _RUNTIME_BYTES
 
     def __str__(self) -> str:
         return (
             f"{mebibytes(self.total)} (weights {mebibytes(self.weights)}, keys and values "
-            f"{mebibytes(self.cache)}, computation {mebibytes(self.compute)}, the agent "
-            f"{mebibytes(_RUNTIME_BYTES)})"
+            f"{mebibytes(self.cache)}, computation {mebibytes(self.compute)}, "
+            + (f"embeddings {mebibytes(self.embeddings)}, " if self.embeddings else "")
+            + f"the agent {mebibytes(_RUNTIME_BYTES)})"
         )
 
 
@@ -111,6 +117,7 @@ def shape_of(native: object, path: Path) -> ModelShape:
         key_values=kv_heads * (key + value),
         state=state,
         trained_context_tokens=number("context_length"),
+        causal=metadata_value(native, f"{architecture}.attention.causal") != "false",
     )
 
 
@@ -122,6 +129,7 @@ def estimate(
     batch_tokens: int,
     key_value_type: KeyValueType,
     outputs: int,
+    embeddings: bool = False,
 ) -> MemoryNeed:
     """What an engine with these settings will need; `outputs` is the rows of logits of a pass."""
     tokens = min(context_tokens or shape.trained_context_tokens, shape.trained_context_tokens)
@@ -129,14 +137,26 @@ def estimate(
     cache = parallel * padded * shape.layers * shape.key_values * _BYTES_PER_VALUE[key_value_type]
     # States are in single precision, whatever keys and values are in.
     states = parallel * shape.layers * shape.state * 4
-    # One pass keeps the residual, the attention's and the feed-forward's inputs and outputs at once.
-    activations = batch_tokens * (6 * shape.width + 3 * shape.feed_forward) * 4
-    masks = batch_tokens * padded * 2
     return MemoryNeed(
         weights=shape.file_bytes,
         cache=int(cache) + states,
-        compute=activations + masks + 2 * outputs * shape.vocabulary * 4,
+        compute=_computation(shape, batch_tokens, padded, outputs),
+        embeddings=_embeddings(shape) if embeddings else 0,
     )
+
+
+def _computation(shape: ModelShape, batch_tokens: int, cache_tokens: int, outputs: int) -> int:
+    # One pass keeps the residual, the attention's and the feed-forward's inputs and outputs at once.
+    activations = batch_tokens * (6 * shape.width + 3 * shape.feed_forward) * 4
+    masks = batch_tokens * cache_tokens * 2
+    return activations + masks + 2 * outputs * shape.vocabulary * 4
+
+
+def _embeddings(shape: ModelShape) -> int:
+    tokens = cells(min(LONGEST_TEXT, shape.trained_context_tokens))
+    rows = PASS_TOKENS if shape.causal else tokens
+    cache = tokens * shape.layers * shape.key_values * 2 + shape.layers * shape.state * 4
+    return cache + _computation(shape, rows, tokens, rows)
 
 
 def available_bytes() -> int:

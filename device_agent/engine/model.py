@@ -161,6 +161,13 @@ class Model:
         return VocabularyText([self.pieces[token] for token in range(self.vocabulary_size)])
 
     @property
+    def causal(self) -> bool:
+        """Whether each token sees only those before it, so that text can be continued."""
+        architecture = self.metadata("general.architecture")
+        encodes = bool(llama_cpp.llama_model_has_encoder(self.native))
+        return not encodes and self.metadata(f"{architecture}.attention.causal") != "false"
+
+    @property
     def pooling_type(self) -> int:
         """How the file says that its embeddings are pooled."""
         text = self.metadata(f"{self.metadata('general.architecture')}.pooling_type")

@@ -278,6 +278,47 @@ def write_byte_level(
     return path
 
 
+def write_bert(path: Path) -> Path:
+    """A random encoder (BERT): it embeds texts, and cannot continue them."""
+    width, feed_forward, positions = 32, 64, 64
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(positions)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(2)
+    writer.add_block_count(1)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_type_count(2)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁1", "▁+", "▁what", "▁is"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 5 + [1] * 4)
+    for add_id, number in (
+        (writer.add_pad_token_id, 0), (writer.add_unk_token_id, 1),
+        (writer.add_bos_token_id, 2), (writer.add_sep_token_id, 3), (writer.add_eos_token_id, 3),
+        (writer.add_mask_token_id, 4),
+    ):  # fmt: skip
+        add_id(number)
+    add = RandomTensors(writer, 1)
+    add("token_embd.weight", len(tokens), width)
+    add("token_types.weight", 2, width)
+    add("position_embd.weight", positions, width)
+    for name in ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"):
+        add(f"{name}.weight", width, scale=0.1, offset=1.0)
+        add(f"{name}.bias", width, scale=0.1)
+    for name, outputs, inputs in (
+        ("attn_q", width, width), ("attn_k", width, width), ("attn_v", width, width),
+        ("attn_output", width, width), ("ffn_up", feed_forward, width),
+        ("ffn_down", width, feed_forward),
+    ):  # fmt: skip
+        add(f"blk.0.{name}.weight", outputs, inputs)
+        add(f"blk.0.{name}.bias", outputs, scale=0.1)
+    finish(writer)
+    return path
+
+
 def _copy_tokenizer(writer: gguf.GGUFWriter) -> int:
     """Give a file a shipped model's vocabulary; returns its size."""
     source = gguf.GGUFReader(MODELS["mathematics"])

@@ -1,13 +1,21 @@
 """Texts as vectors."""
 
 import asyncio
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import MakeEngine
+from engines import MODELS, ROOT, MakeEngine
+from files import write_bert
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine import GenerateRequest
+from device_agent.engine import GenerateRequest, Model
+from device_agent.engine.context import Batch, Context
+from device_agent.engine.embeddings import PASS_TOKENS
+from device_agent.engine.memory_estimate import estimate, read_shape
 
 
 async def test_like_texts_lie_closer_than_unlike_ones(make_engine: MakeEngine) -> None:
@@ -36,3 +44,64 @@ async def test_a_text_that_does_not_fit_is_refused_with_the_numbers(
 ) -> None:
     with pytest.raises(InvalidTaskError, match="of 601 tokens cannot be embedded; 1 to 384 can"):
         await make_engine().embed(["7" * 600])
+
+
+async def test_a_text_of_several_passes_is_the_mean_over_all_its_tokens(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine("cloud")
+    text = "What is 12+25? " * 12
+    ((vector, count),) = await engine.embed([text])
+    assert count > 2 * PASS_TOKENS
+    # llama.cpp's own mean, over one pass.
+    model = Model(MODELS["cloud"])
+    context = Context(model, batch_tokens=384, threads=1, embeddings="pooled")
+    batch = Batch(context.batch_tokens)
+    batch.extend(model.tokenize(text), 0, 0, output=False)
+    batch.outputs[:count] = 1
+    context.decode(batch)
+    expected = context.embedding(0, model.embedding_width)
+    context.close()
+    model.close()
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=2e-3)
+
+
+def test_embeddings_are_counted_and_grow_little_with_the_vocabulary() -> None:
+    shape = read_shape(MODELS["cloud"])
+    large = dataclasses.replace(shape, vocabulary=152_000, trained_context_tokens=4096)
+    settings = {
+        "parallel": 1, "context_tokens": 4096, "batch_tokens": 512, "outputs": 1,
+        "key_value_type": "f16",
+    }  # fmt: skip
+    without = estimate(large, **settings)
+    with_them = estimate(large, **settings, embeddings=True)
+    assert 0 < with_them.total - without.total == with_them.embeddings < 512 << 20
+    assert "embeddings" in str(with_them)
+
+
+_ASK_AN_ENCODER = """
+import asyncio, pathlib, sys
+from airloom.errors import InvalidTaskError
+from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model
+
+async def main():
+    engine = Engine(Model(pathlib.Path(sys.argv[1])), EngineSettings(threads=1))
+    try:
+        await engine.generate(GenerateRequest("what is 1"))
+    except InvalidTaskError as error:
+        print(error)
+    print(len((await engine.embed(["what is 1"]))[0][0]))
+    engine.close()
+
+asyncio.run(main())
+"""
+
+
+def test_an_encoder_embeds_and_refuses_completions(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK_AN_ENCODER, write_bert(tmp_path / "bert.gguf")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "(bert) embeds texts and cannot continue them" in done.stdout
+    assert done.stdout.splitlines()[-1] == "32"
