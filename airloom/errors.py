@@ -87,6 +87,12 @@ class NotFoundError(AirloomError):
     status = Status.NOT_FOUND
 
 
+class AmbiguousRunError(AirloomError):
+    """A label names several runs; says which."""
+
+    status = Status.FAILED_PRECONDITION
+
+
 class ModelLoadError(AirloomError):
     """A model file is missing, broken or of a kind that cannot be run."""
 

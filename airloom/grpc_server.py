@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import Field
 
 from airloom.errors import ConfigurationError
+from airloom.grpc_errors import ErrorInterceptor
 from airloom.security import TransportSecurity
 from airloom.settings_file import Settings
 
@@ -59,7 +60,7 @@ class GrpcServer:
         limits: ServerLimits | None = None,
     ) -> None:
         arguments = (limits or ServerLimits()).channel_arguments()
-        self.server = grpc.aio.server(options=arguments)
+        self.server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=arguments)
         self._listen, self._services = listen, services
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

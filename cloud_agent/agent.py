@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from typing import Any
 
-import grpc
 from prometheus_client import CollectorRegistry
 
 from airloom.concurrency import first_to_end, keep_going
-from airloom.errors import ConfigurationError, explained
+from airloom.errors import ConfigurationError
 from airloom.grpc_server import GrpcServer
-from airloom.grpc_status import end_call
-from airloom.identity import caller_of
+from airloom.identity import Caller
 from airloom.signals import until_signalled
 from airloom.tracing import recording
 from cloud_agent.config import CloudAgentSettings, ServersSettings
@@ -23,12 +20,12 @@ from cloud_agent.engines.pool import ServerPool
 from cloud_agent.fleet.registry import Registry
 from cloud_agent.fleet.servicer import FleetServicer
 from cloud_agent.fleet.teams import Teams
-from device_agent.answering import Answerer, deadline_of
+from device_agent.answering import Answerer, AnswerStream
 from device_agent.chat import ChatModel, EngineChat
 from device_agent.config import AnswerSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine, until_engine_failed
-from device_agent.service import InferenceServicer
+from device_agent.service import Infer, InferenceServicer
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -52,24 +49,25 @@ class CloudInferenceServicer(InferenceServicer):
         *,
         trust_names: bool,
     ) -> None:
-        super().__init__(answerer.answer, answerer, chat)
+        super().__init__(answerer.answer, answerer, chat, trust_names=trust_names)
         self._registry = registry
         self._teams = teams
-        self._trust_names = trust_names
 
-    async def Infer(  # noqa: N802
-        self, request: inference_pb2.InferRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> inference_pb2.InferResponse:
-        if not request.device_id:
-            return await super().Infer(request, context)
-        deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
-        try:
-            caller = caller_of(context, trust_names=self._trust_names)
-            device = self._teams.device(caller, request.device_id, self._registry)
-            result = await device.assign(request.task, deadline_s)
-        except Exception as error:
-            await end_call(context, explained(error))
-        return inference_pb2.InferResponse(result=result)
+    def infer_on(self, caller: Caller, device_id: str) -> Infer:
+        if not device_id:
+            return super().infer_on(caller, "")
+        device = self._teams.device(caller, device_id, self._registry)
+
+        async def assign(
+            task: task_pb2.Task,
+            deadline_s: float | None,
+            stream: AnswerStream | None = None,
+            run_id: str = "",
+        ) -> task_pb2.TaskResult:
+            del stream, run_id
+            return await device.assign(task, deadline_s)
+
+        return assign
 
 
 async def serve(settings: CloudAgentSettings) -> None:

@@ -38,7 +38,13 @@ async def _serve(settings: DeviceSettings) -> None:
         service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
         server = GrpcServer(settings.listen, settings.listen_security, [service], settings.limits)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(cascade.infer, cascade.answerer, chat), server.server
+            InferenceServicer(
+                cascade.infer,
+                cascade.answerer,
+                chat,
+                trust_names=settings.listen_security.trust_names,
+            ),
+            server.server,
         )
         await server.start()
         try:

@@ -201,11 +201,13 @@ class Answerer:
         """The number of the link conditions in force."""
         return self._link_epoch()
 
-    def chat_request(self, task: task_pb2.Task, deadline_s: float | None) -> ChatRequest:
+    def chat_request(
+        self, task: task_pb2.Task, deadline_s: float | None, run_id: str = ""
+    ) -> ChatRequest:
         """Write a task as a conversation; raises InvalidTaskError."""
         return ChatRequest(
             messages=self._conversation(task),
-            task_id=task.task_id,
+            run_id=run_id,
             max_tokens=task.sampling.max_tokens or self._settings.max_tokens,
             sampling=sampling_of(task),
             stop=tuple(task.sampling.stop),
@@ -234,12 +236,13 @@ class Answerer:
         task: task_pb2.Task,
         deadline_s: float | None,
         stream: AnswerStream | None = None,
+        run_id: str = "",
     ) -> task_pb2.TaskResult:
         """Answer a task; raises AirloomError (deadline, cancellation, overload, bad task)."""
         started_s = time.monotonic()
         with task_span("generate", task) as span:
             completion = await self._model.chat(
-                self.chat_request(task, deadline_s), None if stream is None else stream.text
+                self.chat_request(task, deadline_s, run_id), None if stream is None else stream.text
             )
             result = self.result(task.task_id, completion, started_s)
             describe_result(span, result)

@@ -30,6 +30,7 @@ from device_agent.answering import Answerer, AnswerStream, deadline_of
 from device_agent.chat import ChatModel
 from device_agent.config import DeviceSettings
 from device_agent.engine import OnText
+from device_agent.task_limits import check_task
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import task_pb2
 
@@ -94,6 +95,7 @@ class Cascade:
         return self._settings.routing
 
     async def _handle_assignment(self, task: task_pb2.Task) -> task_pb2.TaskResult:
+        check_task(task)
         return await self.answerer.answer(task, deadline_of(task, time.monotonic(), None))
 
     def may_ask_cloud(self, task: task_pb2.Task) -> bool:
@@ -105,6 +107,7 @@ class Cascade:
         task: task_pb2.Task,
         deadline_s: float | None,
         stream: AnswerStream | None = None,
+        run_id: str = "",
     ) -> task_pb2.TaskResult:
         """Answer a task, and say where it was answered and why there.
 
@@ -116,7 +119,7 @@ class Cascade:
         """
 
         async def own(deadline_s: float | None, stream: AnswerStream | None) -> task_pb2.TaskResult:
-            return await self.answerer.answer(task, deadline_s, stream)
+            return await self.answerer.answer(task, deadline_s, stream, run_id)
 
         return await self.answer_or_ask(task, own, deadline_s, stream)
 

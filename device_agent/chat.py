@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from airloom.errors import InvalidTaskError
+from airloom.errors import NotFoundError
 from device_agent.engine import (
     AdapterUse,
     Completion,
     Engine,
     GenerateRequest,
     Generation,
+    Hold,
     Image,
     ModelDescription,
     OnText,
@@ -52,8 +53,8 @@ class ChatRequest:
 
     messages: tuple[Message, ...]
     max_tokens: int
-    task_id: str = ""
-    """Names the running generation, for whoever wants to hand it over."""
+    run_id: str = ""
+    """Names the running generation, for whoever wants to hand it over; empty is nobody."""
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     form: OutputForm = field(default_factory=OutputForm)
@@ -107,11 +108,11 @@ class EngineChat:
         generation = await self.engine.start(
             self.generate_request(request), stream=on_text is not None
         )
-        return await self._follow(request.task_id, generation, on_text)
+        return await self._follow(request.run_id, generation, on_text)
 
     async def resume(
         self,
-        task_id: str,
+        run_id: str,
         state: SequenceState,
         on_text: OnText | None = None,
         *,
@@ -121,30 +122,25 @@ class EngineChat:
         generation = await self.engine.resume(
             state, stream=on_text is not None, deadline_s=deadline_s
         )
-        return await self._follow(task_id, generation, on_text)
+        return await self._follow(run_id, generation, on_text)
 
     async def _follow(
-        self, task_id: str, generation: Generation, on_text: OnText | None
+        self, run_id: str, generation: Generation, on_text: OnText | None
     ) -> Completion:
-        if task_id:
-            self._running[task_id] = generation
+        if run_id:
+            self._running[run_id] = generation
         try:
             return await generation.follow(on_text)
         finally:
-            if self._running.get(task_id) is generation:
-                del self._running[task_id]
+            self._running.pop(run_id, None)
 
-    async def suspend(self, task_id: str) -> SequenceState:
-        """Take a running task out of the engine; whoever waits for it gets CancelledTaskError.
+    async def hold(self, run_id: str, lease_s: float) -> Hold:
+        """Let a run stand still, to be resumed elsewhere; raises as Generation.hold does.
 
         Raises:
-            InvalidTaskError: no such task runs here, or it ended just now.
+            NotFoundError: no generation of that run is under way here now.
         """
-        try:
-            generation = self._running[task_id]
-        except KeyError:
-            running = ", ".join(sorted(self._running)) or "none"
-            raise InvalidTaskError(
-                f"no task {task_id!r} is running here; running: {running}"
-            ) from None
-        return await generation.suspend()
+        generation = self._running.get(run_id)
+        if generation is None:
+            raise NotFoundError(f"the run {run_id!r} is not generating here now")
+        return await generation.hold(lease_s)

@@ -9,24 +9,31 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from airloom.errors import AirloomError
-from airloom.grpc_status import grpc_status
+from airloom.errors import InvalidTaskError, ModelLoadError, UnauthenticatedError, explained
+from airloom.identity import Caller, caller_of
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
-from device_agent.engine import SequenceState
+from device_agent.handover import Handover
+from device_agent.idempotency import IdempotentRuns, OnStarted, new_run_id
+from device_agent.running_tasks import RunningTasks
+from device_agent.task_limits import check_batch, check_task, check_texts, check_tokenize
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-_CHUNK_BYTES = 1 << 20
-"""Of a state; gRPC takes messages of up to 4 MiB unless told otherwise."""
+RUN_ID_HEADER = "airloom-run-id"
+"""In the initial metadata of Infer: the id of the run that answers."""
 
 
 class Infer(Protocol):
     """Answers a task by a deadline (seconds of time.monotonic), telling a stream of it."""
 
     def __call__(
-        self, task: task_pb2.Task, deadline_s: float | None, stream: AnswerStream | None = None
+        self,
+        task: task_pb2.Task,
+        deadline_s: float | None,
+        stream: AnswerStream | None = None,
+        run_id: str = "",
     ) -> Awaitable[task_pb2.TaskResult]: ...
 
 
@@ -35,6 +42,10 @@ class _InferStream:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    async def started(self, run_id: str) -> None:
+        event = inference_pb2.InferStreamResponse(started=inference_pb2.Started(run_id=run_id))
+        await self._context.write(event)
 
     async def text(self, text: str) -> None:
         await self._context.write(inference_pb2.InferStreamResponse(text=text))
@@ -45,51 +56,121 @@ class _InferStream:
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Thin: reads the deadline, calls the model, and writes errors as gRPC statuses."""
+    """Says who calls, checks what it sends, and has it answered; what is raised ends the call.
 
-    def __init__(self, infer: Infer, answerer: Answerer, chat: EngineChat | None) -> None:
+    Whoever reaches this service may ask. A caller finds its own runs only, an operator all.
+    """
+
+    def __init__(
+        self, infer: Infer, answerer: Answerer, chat: EngineChat | None, *, trust_names: bool
+    ) -> None:
         """`chat` is this process's own engine; None where other servers do the work."""
         self._infer = infer
         self._answerer = answerer
         self._chat = chat
+        self._trust_names = trust_names
+        self._runs = IdempotentRuns()
+        self._running = RunningTasks()
+        self._handover = None if chat is None else Handover(chat)
+
+    def caller(self, context: Context) -> Caller:
+        """Who calls; raises UnauthenticatedError."""
+        return caller_of(context, trust_names=self._trust_names)
+
+    def infer_on(self, caller: Caller, device_id: str) -> Infer:
+        """What answers the caller's tasks for a device; raises AirloomError where it may not ask it."""
+        del caller
+        if device_id:
+            raise InvalidTaskError(
+                "device_id is for the cloud agent; a device answers only for itself"
+            )
+        return self._infer
+
+    async def _answer(
+        self,
+        task: task_pb2.Task,
+        caller: Caller,
+        infer: Infer,
+        deadline_s: float | None,
+        *,
+        stream: AnswerStream | None = None,
+        on_started: OnStarted | None = None,
+        target: str = "",
+    ) -> task_pb2.TaskResult:
+        """Answer a checked task in a run of its own, or in the one that its key joins."""
+
+        async def work(
+            run_id: str, deadline_s: float | None, stream: AnswerStream | None
+        ) -> task_pb2.TaskResult:
+            return await infer(task, deadline_s, stream, run_id)
+
+        with self._running.follow(caller, task.task_id) as followed:
+
+            async def started(run_id: str) -> None:
+                followed.run_id = run_id
+                if on_started is not None:
+                    await on_started(run_id)
+
+            return await self._runs.run(
+                caller.owner,
+                task,
+                work,
+                deadline_s=deadline_s,
+                stream=stream,
+                on_started=started,
+                target=target,
+            )
 
     async def Infer(  # noqa: N802
         self, request: inference_pb2.InferRequest, context: Context
     ) -> inference_pb2.InferResponse:
-        if request.device_id:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "device_id is for the cloud agent; a device answers only for itself",
-            )
+        caller = self.caller(context)
+        check_task(request.task)
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
-        try:
-            result = await self._infer(request.task, deadline_s)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        infer = self.infer_on(caller, request.device_id)
+
+        async def tell(run_id: str) -> None:
+            await context.send_initial_metadata(((RUN_ID_HEADER, run_id),))
+
+        result = await self._answer(
+            request.task, caller, infer, deadline_s, on_started=tell, target=request.device_id
+        )
         return inference_pb2.InferResponse(result=result)
 
     async def InferStream(  # noqa: N802
         self, request: inference_pb2.InferStreamRequest, context: Context
     ) -> None:
+        caller = self.caller(context)
+        check_task(request.task)
         deadline_s = deadline_of(request.task, time.monotonic(), context.time_remaining())
-        try:
-            result = await self._infer(request.task, deadline_s, _InferStream(context))
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        stream = _InferStream(context)
+        result = await self._answer(
+            request.task,
+            caller,
+            self.infer_on(caller, ""),
+            deadline_s,
+            stream=stream,
+            on_started=stream.started,
+        )
         await context.write(inference_pb2.InferStreamResponse(result=result))
 
     async def InferBatch(  # noqa: N802
         self, request: inference_pb2.InferBatchRequest, context: Context
     ) -> AsyncIterator[inference_pb2.InferBatchResponse]:
         received_s, remaining_s = time.monotonic(), context.time_remaining()
+        caller = self.caller(context)
+        check_batch(request.tasks)
+        infer = self.infer_on(caller, "")
 
-        async def answer(task: task_pb2.Task) -> task_pb2.TaskResult:
+        async def answer(index: int, task: task_pb2.Task) -> task_pb2.TaskResult:
             try:
-                return await self._infer(task, deadline_of(task, received_s, remaining_s))
-            except AirloomError as error:
-                return failure(task.task_id, error)
+                check_task(task, f"tasks[{index}]")
+                deadline_s = deadline_of(task, received_s, remaining_s)
+                return await self._answer(task, caller, infer, deadline_s)
+            except Exception as error:
+                return failure(task.task_id, explained(error))
 
-        answering = [asyncio.ensure_future(answer(task)) for task in request.tasks]
+        answering = [asyncio.ensure_future(answer(*each)) for each in enumerate(request.tasks)]
         try:
             for done in asyncio.as_completed(answering):
                 yield inference_pb2.InferBatchResponse(result=await done)
@@ -99,44 +180,46 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Suspend(  # noqa: N802
         self, request: inference_pb2.SuspendRequest, context: Context
-    ) -> AsyncIterator[inference_pb2.SuspendResponse]:
-        chat = await self._own_engine(context)
-        try:
-            state = (await chat.suspend(request.task_id)).to_bytes()
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
-        for start in range(0, len(state), _CHUNK_BYTES):
-            yield inference_pb2.SuspendResponse(chunk=state[start : start + _CHUNK_BYTES])
+    ) -> None:
+        _, handover = self._own_engine()
+        run_id = self._running.find(self.caller(context), request.run_id, request.task_id)
+
+        async def write(chunk: bytes) -> None:
+            await context.write(inference_pb2.SuspendResponse(chunk=chunk))
+
+        await handover.send(run_id, _deadline(context), write)
 
     async def Resume(  # noqa: N802
         self, request_iterator: AsyncIterator[inference_pb2.ResumeRequest], context: Context
     ) -> None:
-        started_s = time.monotonic()
-        chat = await self._own_engine(context)
-        task_id, parts = "", []
-        async for request in request_iterator:
-            task_id = task_id or request.task_id
-            parts.append(request.chunk)
+        started_s, deadline_s = time.monotonic(), _deadline(context)
+        _, handover = self._own_engine()
+        caller = self.caller(context)
+        if not (caller.authenticated or caller.is_operator):
+            raise UnauthenticatedError(
+                "to resume a state takes a certificate (testbed certificates NAME), or a server "
+                "whose security says trust_names: true"
+            )
+        arrived = await handover.receive(aiter(request_iterator), deadline_s)
 
         async def tell(text: str) -> None:
             await context.write(inference_pb2.ResumeResponse(text=text))
 
-        try:
-            state = SequenceState.from_bytes(b"".join(parts))
-            completion = await chat.resume(task_id, state, tell)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
-        result = self._answerer.result(task_id, completion, started_s)
+        with self._running.follow(caller, arrived.label) as followed:
+            followed.run_id = new_run_id()
+            started = inference_pb2.Started(run_id=followed.run_id)
+            await context.write(inference_pb2.ResumeResponse(started=started))
+            completion = await handover.resume(arrived, followed.run_id, tell, deadline_s)
+        result = self._answerer.result(arrived.label, completion, started_s)
         await context.write(inference_pb2.ResumeResponse(result=result))
 
     async def Embed(  # noqa: N802
         self, request: inference_pb2.EmbedRequest, context: Context
     ) -> inference_pb2.EmbedResponse:
-        chat = await self._own_engine(context)
-        try:
-            embedded = await chat.engine.embed(request.texts)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        self.caller(context)
+        chat, _ = self._own_engine()
+        check_texts(request.texts)
+        embedded = await chat.engine.embed(request.texts)
         return inference_pb2.EmbedResponse(
             embeddings=[
                 inference_pb2.Embedding(values=vector.tolist(), tokens=tokens)
@@ -147,11 +230,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Tokenize(  # noqa: N802
         self, request: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
-        engine = (await self._own_engine(context)).engine
-        try:
-            tokens = await engine.tokenize(request.text)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        self.caller(context)
+        engine = self._own_engine()[0].engine
+        check_tokenize(request.text)
+        tokens = await engine.tokenize(request.text)
         return inference_pb2.TokenizeResponse(
             token_ids=tokens, pieces=[engine.model.pieces[token] for token in tokens]
         )
@@ -159,19 +241,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def DescribeModel(  # noqa: N802
         self, request: inference_pb2.DescribeModelRequest, context: Context
     ) -> inference_pb2.DescribeModelResponse:
-        del request, context
+        del request
+        self.caller(context)
         return inference_pb2.DescribeModelResponse(model=self._answerer.model_info)
 
     async def ListModels(  # noqa: N802
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
-        del request, context
+        del request
+        self.caller(context)
         return inference_pb2.ListModelsResponse(models=[self._answerer.model_info])
 
     async def ListAdapters(  # noqa: N802
         self, request: inference_pb2.ListAdaptersRequest, context: Context
     ) -> inference_pb2.ListAdaptersResponse:
-        del request, context
+        del request
+        self.caller(context)
         adapters = () if self._chat is None else self._chat.engine.adapters
         return inference_pb2.ListAdaptersResponse(
             adapters=[
@@ -185,10 +270,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             ]
         )
 
-    async def _own_engine(self, context: Context) -> EngineChat:
-        if self._chat is None:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "this agent's answers come from other servers: ask those",
-            )
-        return self._chat
+    def _own_engine(self) -> tuple[EngineChat, Handover]:
+        if self._chat is None or self._handover is None:
+            raise ModelLoadError("this agent's answers come from other servers: ask those")
+        return self._chat, self._handover
+
+
+def _deadline(context: Context) -> float | None:
+    """The call's own deadline, on time.monotonic()'s clock."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else time.monotonic() + remaining_s

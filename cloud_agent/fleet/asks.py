@@ -15,6 +15,7 @@ from airloom.tracing import task_span
 from cloud_agent.fleet.registry import ConnectedDevice
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.idempotency import IdempotentRuns
+from device_agent.task_limits import check_task
 from protos.airloom.v1 import fleet_pb2, task_pb2
 
 
@@ -134,13 +135,13 @@ class DeviceAsks:
             self.refuse(correlation_id, task.task_id, error)
 
     async def _run(self, task: task_pb2.Task, stream: AnswerStream | None) -> task_pb2.TaskResult:
+        check_task(task)
         deadline_s = deadline_of(task, time.monotonic(), None)
 
         async def work(
             run_id: str, deadline_s: float | None, stream: AnswerStream | None
         ) -> task_pb2.TaskResult:
-            del run_id
-            return await self._answerer.answer(task, deadline_s, stream)
+            return await self._answerer.answer(task, deadline_s, stream, run_id)
 
         running = self._runs.run(
             self._device.device_id,

@@ -86,7 +86,8 @@ async def test_a_value_out_of_its_range_is_named_and_the_engine_goes_on(
 async def test_text_streams_before_the_result(board: Any) -> None:
     request = inference_pb2.InferStreamRequest(task=task("What is 12+25?"))
     events = [event async for event in board.InferStream(request, timeout=30)]
-    assert all(event.HasField("text") for event in events[:-1])
+    assert events[0].started.run_id
+    assert all(event.HasField("text") for event in events[1:-1])
     assert "".join(event.text for event in events[:-1]) == events[-1].result.answer.text
 
 
@@ -142,8 +143,8 @@ async def test_a_running_task_moves_to_another_board(agents: Agents, board: Any)
     asked.sampling.max_tokens = 320
     whole = await board.Infer(inference_pb2.InferRequest(task=asked), timeout=60)
     running = board.InferStream(inference_pb2.InferStreamRequest(task=asked), timeout=60)
-    first = await running.read()
-    assert first.text
+    assert (await running.read()).started.run_id
+    assert (await running.read()).text
     suspend = board.Suspend(inference_pb2.SuspendRequest(task_id="moving"), timeout=30)
     chunks = [reply.chunk async for reply in suspend]
     with pytest.raises(grpc.aio.AioRpcError, match="handed over"):
@@ -157,13 +158,16 @@ async def test_a_running_task_moves_to_another_board(agents: Agents, board: Any)
     async with await connect(agents, "other", parallel=2) as channel:
         other = inference_pb2_grpc.InferenceServiceStub(channel)
         events = [event async for event in other.Resume(parts(), timeout=60)]
+        assert events[0].started.run_id
         result = events[-1].result
         rest = "".join(event.text for event in events[:-1])
         assert result.answer.text == whole.result.answer.text
         assert 0 < len(rest) < 300
         assert result.answer.text.endswith(rest)
         assert result.answer.provenance.agent_id == "other"
-        with pytest.raises(grpc.aio.AioRpcError, match="no task 'moving' is running"):
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="no run 'moving' of local is under way here"
+        ):
             again = other.Suspend(inference_pb2.SuspendRequest(task_id="moving"), timeout=30)
             await again.read()
 
