@@ -7,7 +7,6 @@ is put to the cloud; one that it could not (an invalid task) is the answer.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from airloom.errors import (
     Status,
     UnreachableError,
     UnsupportedByModelError,
+    explained,
 )
 from airloom.tracing import task_span
 from collaboration.routing import RoutingSettings, keeps_own_answer
@@ -33,8 +33,6 @@ from device_agent.engine import OnText
 from device_agent.task_limits import check_task
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import task_pb2
-
-log = logging.getLogger(__name__)
 
 _WAY_BACK = 0.05
 _SHORTEST_WAY_BACK_S, _LONGEST_WAY_BACK_S = 0.02, 1.0
@@ -149,7 +147,7 @@ class Cascade:
     ) -> task_pb2.TaskResult:
         started_s = time.monotonic()
         try:
-            answered = await own(self._own_deadline(deadline_s, started_s), stream)
+            answered = await _explained(own(self._own_deadline(deadline_s, started_s), stream))
         except AirloomError as error:
             if not _another_may_answer(error) or _passed(deadline_s):
                 raise
@@ -225,14 +223,10 @@ class Cascade:
                 await stream.replace(reason)
             await stream.text(text)
 
-        try:
-            result = await self.cloud.ask(sent, deadline_s, None if stream is None else tell)
-        except AirloomError:
-            raise
-        except Exception as error:
-            # The device may have an answer of its own, which a fault on the way up must not take.
-            log.exception("asking the cloud failed")
-            raise UnreachableError(f"asking the cloud failed: {type(error).__name__}") from error
+        # The device may have an answer of its own, which a fault on the way up must not take.
+        result = await _explained(
+            self.cloud.ask(sent, deadline_s, None if stream is None else tell)
+        )
         if not result.HasField("answer"):
             raise UnreachableError(f"the cloud failed: {result.error.message or 'no answer'}")
         if stream is not None and not stream.replaced:
@@ -277,6 +271,16 @@ class _Settled:
             told = ""
         if rest := text[len(told) :]:
             await self.text(rest)
+
+
+async def _explained(work: Awaitable[task_pb2.TaskResult]) -> task_pb2.TaskResult:
+    """Wait for a result; whatever is raised instead is an AirloomError."""
+    try:
+        return await work
+    except AirloomError:
+        raise
+    except Exception as error:
+        raise explained(error) from error
 
 
 def _another_may_answer(error: AirloomError) -> bool:

@@ -100,7 +100,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = bytearray()
+        body = _Body()
         try:
             try:
                 self._check_length(Headers(scope=scope))
@@ -111,7 +111,7 @@ class BodyLimit:
                 await _refuse(error, scope, receive, send)
                 return
             whole: list[Message] = [
-                {"type": "http.request", "body": bytes(body), "more_body": False}
+                {"type": "http.request", "body": body.take(), "more_body": False}
             ]
 
             async def replayed() -> Message:
@@ -119,7 +119,7 @@ class BodyLimit:
 
             await self._app(scope, replayed, send)
         finally:
-            self._held_bytes -= len(body)
+            self._held_bytes -= body.size_bytes
 
     def _check_length(self, headers: Headers) -> None:
         said = headers.get("content-length")
@@ -143,27 +143,44 @@ class BodyLimit:
             f"the requests being answered have {self._limits.bodies_bytes:,} bytes of bodies already"
         )
 
-    async def _read(self, body: bytearray, receive: Receive) -> None:
+    async def _read(self, body: _Body, receive: Receive) -> None:
         started_s = time.monotonic()
         more = True
         while more:
-            allowed_s = self._limits.body_timeout_s + len(body) / _SLOWEST_BODY_BYTES_PER_S
+            allowed_s = self._limits.body_timeout_s + body.size_bytes / _SLOWEST_BODY_BYTES_PER_S
             left_s = started_s + allowed_s - time.monotonic()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, left_s))
             except asyncio.TimeoutError:
                 raise errors.SlowBodyError(
-                    f"{len(body):,} bytes of the body came within {allowed_s:.0f} s: too slowly"
+                    f"{body.size_bytes:,} bytes of the body came within {allowed_s:.0f} s: too slowly"
                 ) from None
             if message["type"] == "http.disconnect":
                 raise _ClientLeftError
             piece = message.get("body", b"")
-            self._check_size(len(body) + len(piece))
+            self._check_size(body.size_bytes + len(piece))
             if self._held_bytes + len(piece) > self._limits.bodies_bytes:
                 raise self._too_many()
-            body += piece
+            body.add(piece)
             self._held_bytes += len(piece)
             more = message.get("more_body", False)
+
+
+class _Body:
+    """The body of one request as it comes."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self.size_bytes = 0
+
+    def add(self, piece: bytes) -> None:
+        self._bytes += piece
+        self.size_bytes += len(piece)
+
+    def take(self) -> bytes:
+        """What has come; whoever takes it holds it from then on."""
+        whole, self._bytes = bytes(self._bytes), bytearray()
+        return whole
 
 
 class _ClientLeftError(Exception):

@@ -177,12 +177,13 @@ async def test_images_that_the_board_cannot_read_go_up(cascade_with: MakeCascade
         (UnsupportedByModelError("too long"), True),
         (DeadlineExceededError("late"), True),
         (AirloomError("the engine failed"), True),
+        (ValueError("a defect"), True),
         (InvalidTaskError("min_p is 2"), False),
         (CancelledTaskError("shutting down"), False),
     ],
 )
 async def test_only_refusals_that_another_model_could_mend_go_up(
-    error: AirloomError, goes_up: bool, cascade_with: MakeCascade
+    error: Exception, goes_up: bool, cascade_with: MakeCascade
 ) -> None:
     async def own(*_: object) -> task_pb2.TaskResult:
         raise error
