@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,11 +35,13 @@ _REFUSED = ("RESOURCE_EXHAUSTED",)
 
 
 def _alone(folder: Path) -> Stage:
-    return lone_board(folder, **_SMALL)
+    return replace(lone_board(folder, **_SMALL), rate_per_s=40.0)
 
 
 def _with_cloud(folder: Path) -> Stage:
-    return fleet_of_one(folder, asked="board-a", threshold=0.0, board=_SMALL)
+    return replace(
+        fleet_of_one(folder, asked="board-a", threshold=0.0, board=_SMALL), rate_per_s=40.0
+    )
 
 
 async def _by_cloud(stub: inference_pb2_grpc.InferenceServiceStub, asked: task_pb2.Task) -> Outcome:

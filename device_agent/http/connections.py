@@ -7,10 +7,13 @@ closed), so both are watched where the bytes come in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airloom.identity import NAME_PATTERN
@@ -119,6 +122,14 @@ class GuardedProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode("ascii") + content)
         self.transport.close()
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves signals to the agent."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def guarded(limits: HttpLimits) -> type[GuardedProtocol]:

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
 
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from airloom.errors import ConfigurationError
 from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
-from device_agent.http.app import create_app
-from device_agent.http.connections import guarded
 from device_agent.http.settings import HttpSettings
 
 log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the agent."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve_http(
@@ -41,6 +28,12 @@ async def serve_http(
     Raises:
         ConfigurationError: the address is busy or not this machine's, or a key cannot be read.
     """
+    # The web framework takes 20 MiB, which boards that serve no HTTP do not load.
+    import uvicorn
+
+    from device_agent.http.app import create_app
+    from device_agent.http.connections import QuietServer, guarded
+
     security = settings.security
     config = uvicorn.Config(
         create_app(chat, registry, settings, cascade),
@@ -57,7 +50,7 @@ async def serve_http(
         ssl_ca_certs=str(security.ca) if security.ca else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if security.ca else ssl.CERT_NONE,
     )
-    server = _Server(config)
+    server = QuietServer(config)
     with _bound(settings.listen) as listening:
         log.info("HTTP on %s", settings.listen)
         serving = asyncio.ensure_future(server.serve([listening]))
