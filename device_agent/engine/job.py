@@ -39,6 +39,10 @@ class Job:
     def cancelled(self) -> bool:
         return self.generation.cancelled
 
+    @property
+    def suspending(self) -> bool:
+        return self.generation.lease_s is not None
+
     def late(self, now_s: float) -> bool:
         deadline_s = self.sequence.request.deadline_s
         return deadline_s is not None and now_s >= deadline_s

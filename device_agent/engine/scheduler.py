@@ -41,6 +41,11 @@ class Member(Protocol):
     @property
     def cancelled(self) -> bool: ...
 
+    @property
+    def suspending(self) -> bool:
+        """Whether somebody asks that it stand still, once it runs."""
+        ...
+
 
 M = TypeVar("M", bound=Member)
 
@@ -160,6 +165,8 @@ class Scheduler(Generic[M]):
         ends_s = math.inf
         for job in (*self.running, *self.waiting):
             if job.cancelled:
+                return 0.0
+            if job.suspending and job in self.running:
                 return 0.0
             if job.deadline_s is not None:
                 ends_s = min(ends_s, job.deadline_s)

@@ -1,0 +1,198 @@
+"""A generation that is held for another engine is never lost, whoever vanishes meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from engines import MakeEngine
+
+from airloom.errors import (
+    AirloomError,
+    CancelledTaskError,
+    ConflictError,
+    DeadlineExceededError,
+    InvalidTaskError,
+)
+from device_agent.engine import (
+    Completion,
+    Engine,
+    GenerateRequest,
+    Generation,
+    HandedOverError,
+    Hold,
+    Sampling,
+)
+
+LONG_S = 1e6
+SHORT_S = 1e-3
+
+
+def request(tokens: int = 200, deadline_s: float | None = None) -> GenerateRequest:
+    return GenerateRequest(
+        "Q: 128+255",
+        max_tokens=tokens,
+        ignore_end=True,
+        sampling=Sampling(temperature=0.8, seed=5),
+        deadline_s=deadline_s,
+    )
+
+
+async def begun(engine: Engine, asked: GenerateRequest) -> tuple[Generation, str]:
+    """A generation that has said something, and what."""
+    generation = await engine.start(asked)
+    first = await anext(aiter(generation))
+    return generation, first.text
+
+
+async def held(engine: Engine, lease_s: float = LONG_S) -> tuple[Generation, str, Hold]:
+    generation, told = await begun(engine, request())
+    return generation, told, await generation.hold(lease_s)
+
+
+async def rest(generation: Generation) -> str:
+    return "".join([delta.text async for delta in generation])
+
+
+@pytest.fixture
+async def engine(make_engine: MakeEngine) -> AsyncIterator[Engine]:
+    engine = make_engine(parallel=1)
+    yield engine
+    # The slot is free again, whatever has happened.
+    assert isinstance(await engine.generate(request(2)), Completion)
+
+
+async def test_rolled_back_it_says_the_same_as_if_nothing_had_happened(engine: Engine) -> None:
+    expected = await engine.generate(request())
+    generation, told, hold = await held(engine)
+    passes = engine.statistics.passes
+    with pytest.raises(InvalidTaskError, match="being handed over already"):
+        await generation.hold(LONG_S)
+    assert engine.statistics.passes == passes
+    hold.roll_back()
+    assert told + await rest(generation) == expected.text
+    assert (await generation.completion()).token_ids == expected.token_ids
+    # Nothing comes of deciding twice.
+    hold.roll_back()
+    with pytest.raises(ConflictError, match="was not handed over"):
+        await hold.commit()
+
+
+async def test_committed_it_goes_on_elsewhere_and_only_there(
+    engine: Engine, make_engine: MakeEngine
+) -> None:
+    expected = await engine.generate(request())
+    generation, told, hold = await held(engine)
+    await hold.commit()
+    hold.roll_back()
+    told += await rest(generation)
+    with pytest.raises(HandedOverError):
+        await generation.completion()
+    there = await make_engine().resume(hold.state)
+    assert told + await rest(there) == expected.text
+
+
+async def test_a_caller_that_vanishes_loses_nothing(engine: Engine) -> None:
+    """The end of the lease decides: nobody commits, nobody rolls back."""
+    expected = await engine.generate(request())
+    generation, told, hold = await held(engine, SHORT_S)
+    assert told + await rest(generation) == expected.text
+    with pytest.raises(ConflictError):
+        await hold.commit()
+
+
+async def test_an_old_hold_decides_nothing_about_a_new_one(engine: Engine) -> None:
+    generation, _, old = await held(engine)
+    old.roll_back()
+    new = await generation.hold(LONG_S)
+    old.roll_back()
+    with pytest.raises(ConflictError):
+        await old.commit()
+    await new.commit()
+
+
+async def test_a_caller_that_leaves_while_it_asks_leaves_no_hold(engine: Engine) -> None:
+    generation, _ = await begun(engine, request())
+    asking = asyncio.ensure_future(generation.hold(LONG_S))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await generation.completion()
+
+
+async def test_what_is_held_keeps_its_slot_and_the_others_go_on(make_engine: MakeEngine) -> None:
+    engine = make_engine(parallel=2)
+    generation, _, hold = await held(engine)
+    others = await asyncio.gather(*(engine.generate(request()) for _ in range(3)))
+    assert len({one.token_ids for one in others}) == 1
+    hold.roll_back()
+    assert (await generation.completion()).token_ids == others[0].token_ids
+
+
+async def test_what_waits_is_held_once_it_has_begun(engine: Engine) -> None:
+    first = await engine.start(request(300))
+    waiting = await engine.start(request(300))
+    asking = asyncio.ensure_future(waiting.hold(LONG_S))
+    await anext(aiter(first))
+    assert not asking.done()
+    first.cancel()
+    await (await asking).commit()
+
+
+async def test_who_is_held_can_still_be_cancelled(engine: Engine) -> None:
+    generation, _, hold = await held(engine)
+    generation.cancel()
+    with pytest.raises(CancelledTaskError, match="was cancelled"):
+        await generation.completion()
+    with pytest.raises(ConflictError):
+        await hold.commit()
+
+
+async def test_the_deadline_holds_for_who_is_held(engine: Engine) -> None:
+    now_s = asyncio.get_running_loop().time()
+    generation = await engine.start(request(300, now_s + 0.3))
+    hold: Hold | AirloomError
+    try:
+        hold = await generation.hold(LONG_S)
+    except DeadlineExceededError as error:
+        # A machine that had better things to do meanwhile.
+        hold = error
+    with pytest.raises(DeadlineExceededError):
+        await generation.completion()
+    assert isinstance(hold, Hold | DeadlineExceededError)
+
+
+async def test_who_waits_behind_a_hold_is_late_in_time(engine: Engine) -> None:
+    _, _, hold = await held(engine)
+    now_s = asyncio.get_running_loop().time()
+    with pytest.raises(DeadlineExceededError):
+        await engine.generate(request(2, now_s + 0.05))
+    await hold.commit()
+
+
+async def test_what_has_ended_cannot_be_held(engine: Engine) -> None:
+    generation = await engine.start(request(2))
+    await generation.completion()
+    with pytest.raises(InvalidTaskError, match="ended before it could be handed over"):
+        await generation.hold(LONG_S)
+
+
+async def test_what_cannot_be_exported_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await engine.generate(request())
+    generation, told = await begun(engine, request())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._contexts.first.context, "export_state", lambda _: 1 / 0)
+        with pytest.raises(AirloomError, match="ZeroDivisionError"):
+            await generation.hold(LONG_S)
+    assert told + await rest(generation) == expected.text
+
+
+async def test_an_engine_that_closes_answers_everybody(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    generation, _, hold = await held(engine)
+    await asyncio.to_thread(engine.close)
+    with pytest.raises(CancelledTaskError, match="closing"):
+        await generation.completion()
+    hold.roll_back()
+    with pytest.raises(CancelledTaskError, match="closing"):
+        await hold.commit()
