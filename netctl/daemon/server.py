@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import asdict
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
 from airloom.errors import AirloomError, ConfigurationError, LinkError
 from airloom.grpc_server import GrpcServer
-from airloom.grpc_status import grpc_status
+from airloom.identity import Role, caller_of
 from airloom.signals import until_signalled
 from netctl.backends.kernel import read_back
 from netctl.backends.kernel.filters import Exemption
@@ -33,10 +33,10 @@ from protos.airloom.v1 import board_pb2, board_pb2_grpc
 
 _PATIENCE_S = 30.0
 """For a process that ends anyway."""
+_LONGEST_LEASE_S = 86_400.0
 _ROUND_S = 1.0
 """Between two looks for what was left behind by killed holders and killed guardians."""
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -107,7 +107,10 @@ class HoldProcess:
 
 
 class BoardService(board_pb2_grpc.BoardServiceServicer):
-    """What BoardService's methods do; an error ends its call with its own words."""
+    """What BoardService's methods do; an error ends its call with its own words.
+
+    An operator shapes and restores; a coordinator may also read what is here, and the clock.
+    """
 
     def __init__(self, settings: DaemonSettings) -> None:
         self._settings = settings
@@ -116,10 +119,15 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
         # Whoever shapes the board must reach it while it is shaped.
         self._exempt = [] if own is None else [own]
 
+    def _require(self, context: Context, *allowed: Role, to: str) -> None:
+        """Raise PermissionDeniedError unless the caller is an operator or has one of the roles."""
+        caller_of(context, trust_names=self._settings.security.trust_names).require(*allowed, to=to)
+
     async def DescribeBoard(  # noqa: N802  # gRPC's names
         self, request: board_pb2.DescribeBoardRequest, context: Context
     ) -> board_pb2.DescribeBoardResponse:
-        del request, context
+        del request
+        self._require(context, Role.COORDINATOR, to="see what a board's kernel can do")
         # In a process of its own, because it tries things in a fork of itself.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "netctl.cli", "probe", "--json", stdout=asyncio.subprocess.PIPE
@@ -137,17 +145,13 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
         request_iterator: AsyncIterator[board_pb2.HoldRequest],
         context: Context,
     ) -> AsyncIterator[board_pb2.HoldResponse]:
+        self._require(context, to="hold an interface")
         requests = aiter(request_iterator)
-        try:
-            held = await self._take(await anext(requests, None))
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
+        held = await self._take(await anext(requests, None))
         try:
             yield board_pb2.HoldResponse()
             while (request := await _unless_ended(anext(requests, None), held)) is not None:
                 yield await _obey(held, request)
-        except AirloomError as error:
-            await context.abort(grpc_status(error), str(error))
         finally:
             await held.close()
 
@@ -156,8 +160,10 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
             raise ConfigurationError("the first message of Hold takes an interface")
         take = request.take
         self._check(take.interface)
-        if take.lease_s < 1:
-            raise ConfigurationError(f"lease_s is {take.lease_s}; at least 1 is needed")
+        if not 1 <= take.lease_s <= _LONGEST_LEASE_S:
+            raise ConfigurationError(
+                f"lease_s is {take.lease_s:g}; 1 to {_LONGEST_LEASE_S:g} are taken"
+            )
         for text in take.exempt:
             try:
                 Exemption.parse(text)
@@ -174,6 +180,8 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
     async def ShowInterface(  # noqa: N802
         self, request: board_pb2.ShowInterfaceRequest, context: Context
     ) -> board_pb2.ShowInterfaceResponse:
+        self._require(context, Role.COORDINATOR, to="see what is on an interface")
+
         def read() -> board_pb2.ShowInterfaceResponse:
             self._check(request.interface)
             with Netlink() as netlink:
@@ -186,28 +194,21 @@ class BoardService(board_pb2_grpc.BoardServiceServicer):
                 held=held,
             )
 
-        return await _answered(asyncio.to_thread(read), context)
+        return await asyncio.to_thread(read)
 
     async def Restore(  # noqa: N802
         self, request: board_pb2.RestoreRequest, context: Context
     ) -> board_pb2.RestoreResponse:
         del request
-        restored = await _answered(asyncio.to_thread(restore), context)
-        return board_pb2.RestoreResponse(interfaces=restored)
+        self._require(context, to="restore interfaces")
+        return board_pb2.RestoreResponse(interfaces=await asyncio.to_thread(restore))
 
     async def ReadClock(  # noqa: N802
         self, request: board_pb2.ReadClockRequest, context: Context
     ) -> board_pb2.ReadClockResponse:
-        del request, context
+        del request
+        self._require(context, Role.COORDINATOR, to="read a board's clock")
         return board_pb2.ReadClockResponse(unix_ns=time.time_ns())
-
-
-async def _answered(work: Awaitable[T], context: Context) -> T:
-    try:
-        return await work
-    except AirloomError as error:
-        await context.abort(grpc_status(error), str(error))
-        raise
 
 
 async def _unless_ended(

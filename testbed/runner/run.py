@@ -168,9 +168,6 @@ async def _run(
         cloud = AgentProcess(CLOUD, "cloud_agent.cli", CLOUD, folder / "cloud.log")
         agents.append(cloud)
         security = _security(plan, scratch, CLOUD)
-        if plan.scenario.security == "plaintext":
-            # The links are this run's own: nobody else is there to claim a board's name.
-            security["trust_names"] = True
         await cloud.start(cloud_settings(plan.scenario, str(scratch), security))
         for board in plan.boards:
             agent = AgentProcess(

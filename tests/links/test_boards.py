@@ -52,7 +52,7 @@ def daemons(interfaces: Sequence[str] = tuple(PORTS)) -> Iterator[list[subproces
         for name in interfaces:
             config = Path(folder) / f"{name}.yaml"
             config.write_text(
-                f"listen: 127.0.0.1:{PORTS[name]}\nsecurity: {{plaintext: true}}\n"
+                f"listen: 127.0.0.1:{PORTS[name]}\nsecurity: {{plaintext: true, trust_names: true}}\n"
                 f"interfaces: [{name}]\n"
             )
             process = netctl("serve", "--config", str(config))
