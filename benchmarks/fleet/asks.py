@@ -1,6 +1,6 @@
 """Ten thousand asks over fifty boards whose links break: each gets the answer to its own question.
 
-Every ask has a sum of its own, and every board is told to be unsure of all: so each ask goes up its
+Every ask has a sum or a difference of its own, and every board is told to be unsure of all: so each ask goes up its
 board's stream, through a proxy that breaks or falls silent at random moments. The labels (task_id) are
 ten, and say nothing. The count is reached by 200 asks of each board, four at a time.
 """
@@ -88,14 +88,16 @@ class Ask:
 
     @property
     def crossed(self) -> bool:
-        """Whether it got an answer to another question: each begins with the sum that was asked."""
-        return bool(self.text) and not self.text.startswith(self.question)
+        """Whether it got an answer to another question: each begins with what was asked."""
+        return bool(self.text) and not self.text.startswith(f"{self.question}:")
 
 
-def _questions() -> list[str]:
-    """As many different sums as there are asks."""
-    sums = [f"{a}+{b}" for a in range(100, 200) for b in range(10, 110)]
-    return sums[: BOARDS * ASKS_EACH]
+def _questions(rng: random.Random) -> list[str]:
+    """As many different sums and differences as there are asks."""
+    numbers = range(10, 100)
+    sums = [f"{a}+{b}" for a in numbers for b in numbers]
+    differences = [f"{a}-{b}" for a in numbers for b in numbers if a > b]
+    return rng.sample([*sums, *differences], BOARDS * ASKS_EACH)
 
 
 def _request(question: str, label: str) -> inference_pb2.InferRequest:
@@ -237,8 +239,8 @@ class Tally:
 
 
 async def _measure(seed: int) -> Tally:
-    rng, asked, questions = random.Random(seed), list[Ask](), _questions()
-    rng.shuffle(questions)
+    rng, asked = random.Random(seed), list[Ask]()
+    questions = _questions(rng)
     with tempfile.TemporaryDirectory(prefix="fleet-") as name:
         async with contextlib.AsyncExitStack() as stack:
             fleet = _Fleet(Path(name))
