@@ -62,6 +62,20 @@ class ModelSettings(AnswerSettings):
     """Which GGUF to run and how; `device-agent doctor` says what suits a board."""
 
     path: FilePath
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+ -]{0,127}$",
+        description="what the model is called in answers and over HTTP; without, as its file says",
+    )
+    chat_template: FilePath | None = Field(
+        None, description="a Jinja file, instead of the template in the model's file"
+    )
+    chat_template_fallback: Literal["chatml", "plain"] | None = Field(
+        None, description="for a model's file without a template, or with one that cannot be used"
+    )
+    embeddings: bool = Field(
+        True, description="embed texts too; their context's memory is counted before loading"
+    )
     context_tokens: int = Field(
         4096, ge=64, description="of each generation, at most; fewer where trained with fewer"
     )

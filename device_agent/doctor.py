@@ -15,6 +15,7 @@ import psutil
 
 from device_agent.config import physical_cores
 from device_agent.engine import Model
+from device_agent.engine.chat_template import SAY_ANOTHER_TEMPLATE
 from device_agent.engine.context import Batch, Context, KeyValueType
 from device_agent.engine.memory_estimate import (
     MemoryNeed,
@@ -144,6 +145,16 @@ def measure(path: Path, threads: int) -> ThreadRate:
     )
 
 
+def template_reasons(path: Path) -> list[str]:
+    """What is to be said about a model's chat template: nothing where it can be used."""
+    model = Model(path)
+    try:
+        problem = model.chat_template.problem if model.causal else ""
+    finally:
+        model.close()
+    return [f"{problem}: it continues text only, until {SAY_ANOTHER_TEMPLATE}"] if problem else []
+
+
 def choose_threads(rates: Sequence[ThreadRate]) -> ThreadRate:
     """The fewest threads that none with more beat by a twentieth in decoding."""
     best = rates[0]
@@ -166,6 +177,7 @@ def choose_size(shape: ModelShape, available: int) -> tuple[dict[str, Any], Memo
                     batch_tokens=_BATCH_TOKENS,
                     key_value_type=key_value_type,
                     outputs=parallel,
+                    embeddings=True,
                 )
                 if need.total <= available:
                     size = {
@@ -189,7 +201,7 @@ def advise(path: Path, board: Board) -> Advice:
     if chosen is None:
         least = estimate(
             shape, parallel=1, context_tokens=min(_CONTEXT_TOKENS), batch_tokens=_BATCH_TOKENS,
-            key_value_type="q8_0", outputs=1,
+            key_value_type="q8_0", outputs=1, embeddings=True,
         )  # fmt: skip
         reason = (
             f"does not fit: needs at least {least}; {_SHARE_OF_MEMORY:.0%} of what is available "
@@ -217,6 +229,7 @@ def advise(path: Path, board: Board) -> Advice:
         reasons.append("keys and values in 8 bits: 16 do not fit")
     if board.throttled:
         reasons.append(f"the board runs slower than it could now: {board.throttled}")
+    reasons += template_reasons(path)
     settings = {"path": str(path), "threads": best.threads, **size}
     return Advice(path, settings, need, rates, tuple(reasons))
 

@@ -27,6 +27,8 @@ FALLBACKS: Mapping[str, str] = {
 }
 """For models whose file has no template, or one that cannot be used."""
 
+SAY_ANOTHER_TEMPLATE = "chat_template or chat_template_fallback is set in the model's settings"
+
 _MAX_TEMPLATE_BYTES = 1 << 20
 _ROOM_CHARACTERS = 1 << 20
 """What a template may write beyond four times its messages."""

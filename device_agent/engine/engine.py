@@ -23,7 +23,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from airloom.errors import AirloomError, CancelledTaskError, ModelLoadError, explained
+from airloom.errors import (
+    AirloomError,
+    CancelledTaskError,
+    ModelLoadError,
+    UnsupportedByModelError,
+    explained,
+)
 from device_agent.engine.adapter_contexts import AdapterContexts
 from device_agent.engine.adapters import Adapter, Adapters
 from device_agent.engine.admission import Admission
@@ -216,7 +222,16 @@ class Engine:
         return await self._admission.tokenizer.tokenize(text, most_tokens=self.context_tokens)
 
     async def embed(self, texts: Sequences[str]) -> list[tuple[NDArray[np.float32], int]]:
-        """Embed texts; for each a vector (width,) of length 1 and the number of its tokens."""
+        """Embed texts; for each a vector (width,) of length 1 and the number of its tokens.
+
+        Raises:
+            InvalidTaskError: a text has no tokens, or too many.
+            UnsupportedByModelError: the model embeds no texts, or is set not to.
+        """
+        if not self.settings.embeddings:
+            raise UnsupportedByModelError(
+                f"{self.description.name} embeds no texts here: its settings say embeddings: false"
+            )
         results = []
         for text in texts:
             self._check_open()

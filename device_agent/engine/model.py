@@ -16,6 +16,7 @@ from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelE
 from device_agent.engine.allocator import give_back_large_buffers
 from device_agent.engine.chat_template import (
     OWN_TEMPLATE,
+    SAY_ANOTHER_TEMPLATE,
     ChosenTemplate,
     TemplateChoice,
     choose_template,
@@ -191,8 +192,8 @@ class Model:
         template, problem = self.chat_template.template, self.chat_template.problem
         if template is None:
             raise UnsupportedByModelError(
-                f"{self.path.name} cannot continue conversations: {problem}; set chat_template or "
-                "chat_template_fallback in the model's settings, or ask for text completions"
+                f"{self.path.name} cannot continue conversations: {problem}; it continues text only, "
+                f"until {SAY_ANOTHER_TEMPLATE}"
             )
         return template.render(messages)
 

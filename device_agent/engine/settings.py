@@ -29,3 +29,5 @@ class EngineSettings:
     """What a stream says within this time after its last piece is told together, as one piece."""
     contexts: int = 1
     """With more than one, sets of adapters get one each: changing them costs nothing, but memory."""
+    embeddings: bool = True
+    """Whether texts are embedded too, in a context of their own."""

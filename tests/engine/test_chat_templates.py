@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 from engines import MakeEngine
-from files import write_byte_level
+from files import write_bert, write_byte_level
+from prometheus_client import CollectorRegistry
 
 from airloom.errors import InvalidTaskError, ModelLoadError, UnsupportedByModelError
+from device_agent.config import ModelSettings
+from device_agent.doctor import template_reasons
 from device_agent.engine import GenerateRequest, Model
 from device_agent.engine.chat_template import TemplateChoice
 from device_agent.engine.requests import Conversation, Turn
+from device_agent.runtime import memory_need, open_engine
 
 HELLO = [{"role": "user", "content": "Hello"}]
 MARKED = (
@@ -48,7 +52,7 @@ async def test_a_model_without_a_usable_template_completes_text_but_holds_no_con
 ) -> None:
     file = write_byte_level(tmp_path / "m.gguf", template=template)
     engine = make_engine(file)
-    with pytest.raises(UnsupportedByModelError, match=f"{problem}.*chat_template_fallback"):
+    with pytest.raises(UnsupportedByModelError, match=f"{problem}.*chat_template_fallback is set"):
         await engine.start(GenerateRequest(Conversation((Turn("user", "Hello"),))))
     assert (await engine.generate(GenerateRequest("Hello", max_tokens=3))).completion_tokens
 
@@ -82,9 +86,39 @@ async def test_a_template_that_fails_for_one_conversation_refuses_that_one(
     assert (await engine.generate(GenerateRequest(Conversation(turns[:1]), max_tokens=2))).tokens
 
 
-def test_a_model_is_called_what_the_user_calls_it(tmp_path: Path) -> None:
+async def test_settings_name_the_model_and_its_template_and_a_problem_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = write_byte_level(tmp_path / "m.gguf")
-    for name, called in (("small one", "small one"), ("", "m")):
-        model = Model(file, name=name)
-        assert model.description.name == called
-        model.close()
+    for fields, name, said in (
+        ({"name": "qwen2.5:0.5b"}, "qwen2.5:0.5b", "it continues text only"),
+        ({"chat_template_fallback": "plain"}, "m", "the fallback template plain is used"),
+    ):
+        caplog.clear()
+        settings = ModelSettings.model_validate({"path": file, "threads": 1, **fields})
+        engine = await open_engine(settings, CollectorRegistry())
+        assert engine.description.name == name
+        assert "has no chat template" in caplog.text
+        assert said in caplog.text
+        engine.close()
+    with pytest.raises(ValueError, match="name"):
+        ModelSettings.model_validate({"path": file, "name": "two\nlines"})
+
+
+async def test_embeddings_can_be_left_out_and_are_counted_otherwise(tmp_path: Path) -> None:
+    file = write_byte_level(tmp_path / "m.gguf")
+    settings = ModelSettings.model_validate({"path": file, "threads": 1, "embeddings": False})
+    engine = await open_engine(settings, CollectorRegistry())
+    with pytest.raises(UnsupportedByModelError, match="embeddings: false"):
+        await engine.embed(["x"])
+    engine.close()
+    with_them = settings.model_copy(update={"embeddings": True})
+    assert memory_need(with_them).total > memory_need(settings).total
+
+
+def test_the_doctor_says_what_is_wrong_with_a_template(tmp_path: Path) -> None:
+    (reason,) = template_reasons(write_byte_level(tmp_path / "a.gguf", template="{% for %}"))
+    assert "line 1" in reason
+    assert "chat_template_fallback" in reason
+    assert not template_reasons(write_byte_level(tmp_path / "b.gguf", template=MARKED))
+    assert not template_reasons(write_bert(tmp_path / "c.gguf"))

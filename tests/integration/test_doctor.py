@@ -82,8 +82,9 @@ def test_what_is_chosen_fits_and_more_is_never_less(available: int) -> None:
     chosen = choose_size(QWEN, available)
     if chosen is None:
         least = estimate(
-            QWEN, parallel=1, context_tokens=512, batch_tokens=512, key_value_type="q8_0", outputs=1
-        )
+            QWEN, parallel=1, context_tokens=512, batch_tokens=512, key_value_type="q8_0", outputs=1,
+            embeddings=True,
+        )  # fmt: skip
         assert least.total > available
         return
     size, need = chosen
