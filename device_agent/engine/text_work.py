@@ -56,7 +56,8 @@ class _Job(Generic[T]):
     def __init__(self, what: str, work: Callable[[], T]) -> None:
         self.what = what
         self.future: Future[T] = Future()
-        self.abandoned = False
+        self.overdue = False
+        """Whether it was running when its asker's patience ended."""
         self._work = work
 
     def run(self) -> None:
@@ -104,11 +105,11 @@ class TextWork:
             await asyncio.wait({future}, timeout=limit_s)
             if future.done():
                 return future.result()
-            began = job.future.running()
+            job.overdue = job.future.running()
         finally:
             self._leave(job)
             future.cancel()
-        raise self._too_long(what, began=began, deadline=limit_s < self._limit_s)
+        raise self._too_long(what, began=job.overdue, deadline=limit_s < self._limit_s)
 
     def _too_long(self, what: str, *, began: bool, deadline: bool) -> AirloomError:
         if deadline:
@@ -121,7 +122,7 @@ class TextWork:
         with self._lock:
             if self._closing:
                 raise CancelledTaskError("the engine is closing")
-            stuck = sum(each.abandoned for each in self._running)
+            stuck = sum(each.overdue and not each.future.done() for each in self._running)
             if stuck >= self._most_threads or len(self._waiting) >= self._most_waiting:
                 raise OverloadedError(
                     f"{job.what} cannot begin: {len(self._waiting)} wait, and {stuck} of "
@@ -150,9 +151,8 @@ class TextWork:
                     self._running.add(job)
 
     def _leave(self, job: _Job[Any]) -> None:
-        """Nobody waits for the job any more; its place in the queue is free."""
+        """Nobody waits for the job any more: its place in the queue is free."""
         with self._lock:
-            job.abandoned = True
             if job in self._waiting:
                 self._waiting.remove(job)
 

@@ -107,3 +107,19 @@ async def test_whatever_the_work_raises_reaches_its_asker() -> None:
     with pytest.raises(ZeroDivisionError):
         await work.run("a sum", lambda: 1 / 0)
     assert await work.run("another", lambda: 3) == 3
+
+
+async def test_one_after_the_other_can_be_done_as_often_as_wanted() -> None:
+    work = TextWork(threads=1)
+    assert [await work.run("a number", lambda n=n: n) for n in range(300)] == list(range(300))
+
+
+async def test_work_whose_asker_left_is_not_held_against_others() -> None:
+    work, gate = TextWork(threads=1, limit_s=30), threading.Event()
+    left = asyncio.ensure_future(work.run("reading", gate.wait))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    following = asyncio.ensure_future(work.run("more", lambda: 1))
+    gate.set()
+    assert await following == 1

@@ -71,6 +71,11 @@ async def test_a_batch_is_answered_side_by_side_and_one_failure_spares_the_other
         ({"stop": [""]}, r"stop\[0\] has 0 characters"),
         ({"stop": ["x" * 1000]}, r"stop\[0\] has 1,000 characters"),
         ({"max_tokens": 2**32 - 1}, "max_tokens is 4294967295"),
+        (
+            {"json_schema": json.dumps({"type": "string", "pattern": "^((a?b?c?){200}){10}$"})},
+            r"the JSON schema at \$\.pattern has more than 4,096 elements",
+        ),
+        ({"grammar": "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000}, "more than 4,096 parenth"),
     ],
 )
 async def test_a_value_out_of_its_range_is_named_and_the_engine_goes_on(
