@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from engines import MakeEngine
+from engines import Gate, MakeEngine
 
 from airloom.errors import AirloomError, InternalError, OverloadedError
-from device_agent.engine import Engine, GenerateRequest, Generation, Sampling
+from device_agent.engine import Engine, GenerateRequest, Sampling
 from device_agent.engine import engine as engine_module
 from device_agent.engine.context import DecodeError
 from device_agent.engine.sequence import Sequence
@@ -291,13 +291,17 @@ async def test_a_slot_that_cannot_be_put_away_is_emptied(
     assert (again.token_ids, again.cached_tokens) == (expected.token_ids, 0)
 
 
-async def test_who_is_refused_by_a_full_queue_leaves_nothing(make_engine: MakeEngine) -> None:
+async def test_who_is_refused_by_a_full_queue_leaves_nothing(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
     engine = make_engine(parallel=1, queue_length=0)
-    running: Generation = await engine.start(request(max_tokens=300))
+    gate.shut()
+    running = await engine.start(request())
     with pytest.raises(OverloadedError):
-        for _ in range(2):
-            await engine.start(request(grammar="root ::= [0-9]+"))
-    running.cancel()
+        await engine.start(request(grammar="root ::= [0-9]+"))
+    gate.open()
+    assert (await running.completion()).finish_reason == "length"
+    assert (await engine.generate(request())).finish_reason == "length"
 
 
 async def test_whatever_admission_raises_is_explained(

@@ -1,14 +1,15 @@
 """Images in a prompt, through llama.cpp's own vision code."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
 from engines import MODELS, MakeEngine
 from files import GreyLetters
 
-from airloom.errors import InvalidTaskError, ModelLoadError
-from device_agent.engine import IMAGE_MARK, GenerateRequest, Image
+from airloom.errors import InternalError, InvalidTaskError, ModelLoadError
+from device_agent.engine import IMAGE_MARK, Completion, GenerateRequest, Image
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,40 @@ async def test_what_is_no_image_is_named(projector: Path, make_engine: MakeEngin
 def test_a_projector_for_another_model_is_refused(projector: Path, make_engine: MakeEngine) -> None:
     with pytest.raises(ModelLoadError, match=r"letters\.gguf: no projector for .*cloud"):
         make_engine("cloud", projector=projector)
+
+
+async def test_an_image_that_cannot_be_read_ends_its_own_generation(
+    letters: GreyLetters,
+    projector: Path,
+    make_engine: MakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = make_engine(projector=projector, parallel=2)
+    text = GenerateRequest("Q: 12+25", max_tokens=40, ignore_end=True)
+    prompt = engine.model.user_prompt(f"What {IMAGE_MARK}")
+    image = GenerateRequest(prompt, images=(Image(letters.image("is 12+25?")),))
+    expected, shown = await engine.generate(text), await engine.generate(image)
+    with monkeypatch.context() as patch:
+        patch.setattr("device_agent.engine.images.Vision.decode", lambda *_: 1 / 0)
+        other = dataclasses.replace(image, images=(Image(letters.image("is 38+47?")),))
+        beside, fault = await asyncio.gather(
+            engine.generate(text), engine.generate(other), return_exceptions=True
+        )
+    assert isinstance(beside, Completion)
+    assert beside.token_ids == expected.token_ids
+    assert isinstance(fault, InternalError)
+    again = await asyncio.gather(*(engine.generate(image) for _ in range(2)))
+    assert [one.text for one in again] == [shown.text] * 2
+
+
+async def test_a_generation_that_has_read_images_cannot_be_held_and_goes_on(
+    letters: GreyLetters, projector: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(projector=projector)
+    prompt = engine.model.user_prompt(f"What {IMAGE_MARK}")
+    image = GenerateRequest(prompt, images=(Image(letters.image("is 12+25?")),), ignore_end=True)
+    expected = await engine.generate(image)
+    generation = await engine.start(image)
+    with pytest.raises(InvalidTaskError, match="has read images"):
+        await generation.hold(lease_s=60)
+    assert (await generation.completion()).text == expected.text

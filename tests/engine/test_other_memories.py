@@ -1,15 +1,19 @@
 """Models that remember otherwise: by a state, which cannot be cut, or the last tokens in some layers."""
 
+import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engines import Gate, MakeEngine, suspended, together
 from files import write_gemma, write_mamba
 
 from airloom.errors import ModelLoadError
-from device_agent.engine import GenerateRequest
+from device_agent.engine import Completion, GenerateRequest
+from device_agent.engine.context import Batch, DecodeError
 from device_agent.engine.memory_estimate import estimate, read_shape
+from device_agent.engine.sequence import Sequence
 
 WINDOW = 16
 
@@ -106,3 +110,57 @@ def test_a_state_takes_as_much_however_long_the_context_is(mamba: Path) -> None:
 def test_drafts_for_a_state_are_refused(mamba: Path, make_engine: MakeEngine) -> None:
     with pytest.raises(ModelLoadError, match="a wrong guess cannot be taken back"):
         make_engine(mamba, draft="mathematics")
+
+
+async def test_a_refused_pass_ends_who_is_at_fault(
+    model: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp looks at all tokens first: what it refuses then has changed no memory."""
+    original = Sequence.extend
+
+    def broken(self: Sequence, *arguments: Any) -> Any:
+        reason = original(self, *arguments)
+        if self.request.prompt == "Who?" and len(self.generated) == 5:
+            self.tokens[-1] = 1 << 20
+        return reason
+
+    engine = make_engine(model, parallel=3)
+    # A stop string: each token is looked at before the next.
+    innocent = dataclasses.replace(request("What is 12+25?"), stop=("\N{SNOWMAN}",))
+    expected = await engine.generate(innocent)
+    monkeypatch.setattr(Sequence, "extend", broken)
+    culprit = dataclasses.replace(innocent, prompt="Who?")
+    first, fault, second = await asyncio.gather(
+        *(engine.generate(one) for one in (innocent, culprit, innocent)), return_exceptions=True
+    )
+    assert isinstance(first, Completion)
+    assert isinstance(second, Completion)
+    assert first.token_ids == second.token_ids == expected.token_ids
+    assert isinstance(fault, DecodeError)
+    # Who comes after finds no trace of it.
+    assert (await engine.generate(innocent)).token_ids == expected.token_ids
+
+
+async def test_a_state_that_went_too_far_is_not_used_again(
+    mamba: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    """A pass that failed after it was done: a recurrent memory cannot be taken back."""
+    engine = make_engine(mamba, parallel=2)
+    expected = await engine.generate(request("What is 12+25?"))
+    context = engine._contexts.first.context
+    original = context.decode
+
+    def too_late(batch: Batch) -> Any:
+        logits = original(batch)
+        if batch.output_count == 2:
+            raise DecodeError("llama.cpp could not decode (status -3)")
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "decode", too_late)
+        gate.shut()
+        started = [await engine.start(request("What is 12+25?")) for _ in range(2)]
+        gate.open()
+        both = await asyncio.gather(*(one.completion() for one in started), return_exceptions=True)
+    assert [type(one) for one in both] == [DecodeError] * 2
+    assert (await engine.generate(request("What is 12+25?"))).token_ids == expected.token_ids
