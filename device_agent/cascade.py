@@ -24,6 +24,7 @@ from airloom.errors import (
     UnsupportedByModelError,
     explained,
 )
+from airloom.log_text import one_line
 from airloom.tracing import task_span
 from collaboration.routing import RoutingSettings, keeps_own_answer
 from device_agent.answering import Answerer, AnswerStream, deadline_of
@@ -58,10 +59,16 @@ class Cloud(Protocol):
 
 
 def read_link_epoch(path: Path | None) -> int:
-    """Read the number of the link conditions in force; 0 where nothing says."""
+    """Read the number of the link conditions in force; 0 where nothing says, or nothing readable."""
     if path is None or not path.exists():
         return 0
-    return int(path.read_text(encoding="ascii").strip() or 0)
+    try:
+        number = int(path.read_text(encoding="ascii")[:32].strip() or 0)
+        return number if 0 <= number < 1 << 64 else 0
+    except (OSError, ValueError) as error:
+        # No answer is worth less for it; the file is somebody else's to mend.
+        log.warning("%s holds no number of link conditions: %s", path, one_line(error))
+        return 0
 
 
 class Cascade:

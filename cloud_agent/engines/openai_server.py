@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import math
 import time
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import openai
 
+from airloom.concurrency import by_deadline
 from airloom.errors import (
     AirloomError,
-    ConfigurationError,
     DeadlineExceededError,
     InvalidTaskError,
     OverloadedError,
     UnreachableError,
 )
+from airloom.log_text import one_line
 from cloud_agent.config import ServerSettings
 from collaboration.confidence import TokenScore, summarise
 from device_agent.chat import ChatRequest, Message
@@ -26,6 +31,21 @@ from device_agent.engine import IMAGE_MARK, Completion, OnText, Sampling
 
 _ALTERNATIVES = 5
 """Asked of the server at each token, for the margin and the entropy."""
+
+
+_MOST_CHARACTERS = 4 << 20
+"""Of one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One chunk of a streamed completion."""
+
+    text: str
+    scores: tuple[TokenScore, ...]
+    finish_reason: str | None
+    usage: tuple[int, int] | None
+    """Tokens of the prompt and of the completion."""
 
 
 class OpenAIServer:
@@ -50,69 +70,97 @@ class OpenAIServer:
         Raises:
             UnreachableError: it does not answer, or does not serve the model.
         """
-        try:
-            served = [
-                model.id
-                async for model in self._client.with_options(timeout=timeout_s).models.list()
-            ]
-        except openai.OpenAIError as error:
-            raise self._explain(error) from error
+        with self._explaining():
+            models = self._client.with_options(timeout=timeout_s).models.list()
+            served = [str(model.id) async for model in models]
         if self.settings.model not in served:
             raise UnreachableError(
-                f"{self.settings.url} serves {', '.join(served) or 'nothing'}, "
+                f"{self.settings.url} serves {one_line(', '.join(served) or 'nothing')}, "
                 f"not {self.settings.model!r}"
             )
 
     async def chat(self, request: ChatRequest, on_text: OnText | None = None) -> Completion:
         """Continue a conversation; raises AirloomError."""
-        left_s = None
-        if request.deadline_s is not None:
-            left_s = max(0.0, request.deadline_s - time.monotonic())
         try:
             # The client's own timeout is for silence: a server that keeps talking never meets it.
-            return await asyncio.wait_for(self._chat(request, on_text), left_s)
+            return await by_deadline(self._chat(request, on_text), request.deadline_s)
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError(
                 f"the deadline passed before {self.settings.url} had answered"
             ) from error
-        except openai.OpenAIError as error:
-            raise self._explain(error) from error
 
     async def _chat(self, request: ChatRequest, on_text: OnText | None) -> Completion:
         started_s = time.monotonic()
         first_s = 0.0
         texts: list[str] = []
         scores: list[TokenScore] = []
-        reason, usage = "stop", None
-        stream = await self._client.chat.completions.create(**self._arguments(request))
-        async with stream:
-            async for chunk in stream:
-                usage = chunk.usage or usage
-                if not chunk.choices:
-                    continue
-                choice = chunk.choices[0]
-                if choice.logprobs is not None:
-                    scores += [_score(token) for token in choice.logprobs.content or ()]
-                if choice.delta.content:
+        reason: str | None = "stop"
+        prompt_tokens, completion_tokens = 0, None
+        async with contextlib.aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                scores += piece.scores
+                if piece.text:
                     first_s = first_s or time.monotonic()
-                    texts.append(choice.delta.content)
+                    texts.append(piece.text)
                     if on_text is not None:
-                        await on_text(choice.delta.content)
-                reason = choice.finish_reason or reason
+                        await on_text(piece.text)
+                reason = piece.finish_reason or reason
+                if piece.usage is not None:
+                    prompt_tokens, completion_tokens = piece.usage
         ended_s = time.monotonic()
         return Completion(
             text="".join(texts),
             tokens=(),
             confidence=summarise(scores) if scores else None,
             finish_reason="length" if reason == "length" else "end",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
+            prompt_tokens=prompt_tokens,
             cached_tokens=0,
             queue_ms=0.0,
             prefill_ms=((first_s or ended_s) - started_s) * 1e3,
             decode_ms=(ended_s - (first_s or ended_s)) * 1e3,
-            completion_tokens=usage.completion_tokens if usage else len(scores),
+            completion_tokens=len(scores) if completion_tokens is None else completion_tokens,
             adapters=request.adapters,
         )
+
+    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[_Piece, None]:
+        """What the server says, read; whatever cannot be read is an UnreachableError."""
+        arguments = self._arguments(request)
+        characters = 0
+        with self._explaining():
+            stream = await self._client.chat.completions.create(**arguments)
+        async with stream:
+            chunks = aiter(stream)
+            while True:
+                with self._explaining():
+                    chunk = await anext(chunks, None)
+                    piece = None if chunk is None else _read(chunk)
+                if piece is None:
+                    return
+                characters += len(piece.text)
+                if characters > _MOST_CHARACTERS:
+                    raise UnreachableError(
+                        f"{self.settings.url} has said {_MOST_CHARACTERS} characters and does not end"
+                    )
+                yield piece
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Raise what goes wrong with the server in this block as an AirloomError."""
+        try:
+            yield
+        except AirloomError:
+            raise
+        except openai.OpenAIError as error:
+            raise self._explain(error) from error
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"{self.settings.url} does not answer: {type(error).__name__} {one_line(error)}"
+            ) from error
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise UnreachableError(
+                f"{self.settings.url} says what is no chat completion of OpenAI's API: "
+                f"{type(error).__name__}: {one_line(error)}"
+            ) from error
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -155,12 +203,12 @@ class OpenAIServer:
     def _explain(self, error: openai.OpenAIError) -> AirloomError:
         url = self.settings.url
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return ConfigurationError(f"{url} refuses the API key: {error}", field="api_key_file")
+            return UnreachableError(f"{url} refuses the API key: {one_line(error)}")
         if isinstance(error, openai.RateLimitError):
-            return OverloadedError(f"{url} has too much to do: {error}")
+            return OverloadedError(f"{url} has too much to do: {one_line(error)}")
         if isinstance(error, openai.APIStatusError) and error.status_code < 500:
-            return InvalidTaskError(f"{url} refuses the request: {error}")
-        return UnreachableError(f"{url} does not answer: {error}")
+            return InvalidTaskError(f"{url} refuses the request: {one_line(error)}")
+        return UnreachableError(f"{url} does not answer: {one_line(error)}")
 
 
 def _beyond_openai(sampling: Sampling) -> dict[str, Any]:
@@ -187,13 +235,28 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": parts}
 
 
+def _read(chunk: Any) -> _Piece:
+    """Read a chunk; raises whatever its form makes go wrong."""
+    usage = None
+    if chunk.usage is not None:
+        usage = (int(chunk.usage.prompt_tokens), int(chunk.usage.completion_tokens))
+    if not chunk.choices:
+        return _Piece("", (), None, usage)
+    choice = chunk.choices[0]
+    text = choice.delta.content or ""
+    if not isinstance(text, str):
+        raise TypeError(f"content is {type(text).__name__}, not text")
+    tokens = () if choice.logprobs is None else choice.logprobs.content or ()
+    return _Piece(text, tuple(map(_score, tokens)), choice.finish_reason, usage)
+
+
 def _score(token: Any) -> TokenScore:
     """A token's score from the alternatives the server names.
 
     What they leave of the probability counts as a single token: the entropy is a lower bound.
     """
     logprob = float(token.logprob)
-    others = [math.exp(one.logprob) for one in token.top_logprobs if one.token != token.token]
+    others = [math.exp(one.logprob) for one in token.top_logprobs or () if one.token != token.token]
     named = [math.exp(logprob), *others]
     rest = max(0.0, 1.0 - math.fsum(named))
     entropy = -math.fsum(p * math.log(p) for p in [*named, rest] if p > 0)

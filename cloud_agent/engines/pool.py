@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from airloom.errors import AirloomError, OverloadedError, UnreachableError
+from airloom.errors import AirloomError, OverloadedError, UnreachableError, explained
 from cloud_agent.config import ServerSettings
 from device_agent.chat import ChatRequest
 from device_agent.engine import Completion, ModelDescription, OnText
@@ -78,8 +78,8 @@ class ServerPool:
     async def _check(self, member: _Member) -> None:
         try:
             await member.server.check(self._check_interval_s)
-        except AirloomError as error:
-            self._mark(member, False, str(error))
+        except Exception as error:
+            self._mark(member, False, str(explained(error)))
         else:
             self._mark(member, True, "answers again")
 

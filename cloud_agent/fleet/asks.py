@@ -62,7 +62,8 @@ class DeviceAsks:
         self._in_flight = InFlight(
             in_flight, device.limits.bytes_in_flight, f"{device.device_id} has asked"
         )
-        self._answering: dict[int, tuple[asyncio.Task[None], str]] = {}
+        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._left = False
 
     def begin(
         self, correlation_id: int, task: task_pb2.Task, uplink_ms: float, *, stream_text: bool
@@ -84,7 +85,7 @@ class DeviceAsks:
             return
         stream = _Text(self._device, correlation_id) if stream_text else None
         answering = asyncio.create_task(self._answer(correlation_id, task, uplink_ms, stream))
-        self._answering[correlation_id] = (answering, task.idempotency_key)
+        self._answering[correlation_id] = answering
 
         def ended(_: asyncio.Task[None]) -> None:
             admission.__exit__(None, None, None)
@@ -100,15 +101,13 @@ class DeviceAsks:
 
     def cancel(self, correlation_id: int) -> None:
         """Stop one ask: the device does not want the answer any more."""
-        if (found := self._answering.get(correlation_id)) is not None:
-            answering, key = found
-            if key:
-                self._runs.withdraw(self._device.device_id, key)
+        if (answering := self._answering.get(correlation_id)) is not None:
             answering.cancel()
 
     def leave(self) -> None:
         """Stop following all: the stream ended. What has a key goes on for the time of grace."""
-        for answering, _ in self._answering.values():
+        self._left = True
+        for answering in self._answering.values():
             answering.cancel()
 
     async def _answer(
@@ -155,3 +154,7 @@ class DeviceAsks:
             return await by_deadline(running, deadline_s)
         except asyncio.TimeoutError:
             raise DeadlineExceededError("the deadline passed before the cloud answered") from None
+        finally:
+            if not self._left:
+                # Grace is for broken streams: here the device has its answer, or wants none.
+                self._runs.withdraw(self._device.device_id, task.idempotency_key)

@@ -37,6 +37,8 @@ class DeviceStream:
         Raises:
             AirloomError: why the cloud ends the stream: silence, a newer one, a broken rule.
         """
+        # By itself: a status cannot be sent beside a first message that carries it and is stuck.
+        await self._context.send_initial_metadata(())
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
         closed = self._device.closed

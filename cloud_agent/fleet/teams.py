@@ -34,7 +34,7 @@ class Teams:
         caller.require(Role.COORDINATOR, to="hand tasks to devices")
         if not self._reaches(caller, device_id):
             raise PermissionDeniedError(
-                f"{device_id!r} is not of {caller.name!r}'s team: the cloud's setting fleet.teams "
+                f"{device_id!r} is not of the team of {caller.name!r}: the cloud's setting fleet.teams "
                 f"has {', '.join(sorted(self._teams.get(caller.name, ()))) or 'nobody'} in it"
             )
         device = registry.get(device_id)
