@@ -33,14 +33,33 @@ async def first_to_end(*coroutines: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-async def by_deadline(work: Coroutine[Any, Any, T], deadline_s: float | None) -> T:
-    """Wait for work until a time on time.monotonic()'s clock, then cancel it.
+async def within(work: Awaitable[T], timeout_s: float | None) -> T:
+    """Wait for work for so long, then cancel it; None waits for ever.
+
+    As asyncio.wait_for, which before Python 3.12 loses a cancellation that comes with the result: a
+    loop around it would then never end.
 
     Raises:
-        asyncio.TimeoutError: the time came first.
+        asyncio.TimeoutError: the time ran out first.
     """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            # Asking for the exception marks it as seen: the time has run out, whatever it was.
+            task.cancelled() or task.exception()
+    raise asyncio.TimeoutError
+
+
+async def by_deadline(work: Awaitable[T], deadline_s: float | None) -> T:
+    """Wait for work until a time on time.monotonic()'s clock; else as `within`."""
     left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-    return await asyncio.wait_for(work, left_s)
+    return await within(work, left_s)
 
 
 async def keep_going(

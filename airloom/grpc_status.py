@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from airloom.concurrency import within
 from airloom.errors import AirloomError
 from airloom.log_text import one_line
 
@@ -26,7 +27,7 @@ async def end_call(context: grpc.aio.ServicerContext[Any, Any], error: AirloomEr
     """End a call with an error's status; without one where the caller reads nothing any more."""
     details = one_line(error, _DETAILS_CHARACTERS)
     try:
-        await asyncio.wait_for(context.abort(grpc_status(error), details), _END_TIMEOUT_S)
+        await within(context.abort(grpc_status(error), details), _END_TIMEOUT_S)
     except asyncio.TimeoutError:
         raise asyncio.CancelledError from None
     raise AssertionError("abort does not return")

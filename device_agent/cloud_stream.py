@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from airloom.concurrency import first_to_end
+from airloom.concurrency import first_to_end, within
 from airloom.errors import AirloomError, OverloadedError, UnreachableError, explained
 from airloom.identity import Role
 from airloom.security import open_channel
@@ -76,7 +76,9 @@ class CloudStream:
                 try:
                     responses: AsyncIterator[fleet_pb2.ConnectResponse] = aiter(call)
                     interval_s = await self._welcomed(responses)
-                    await first_to_end(self._read(responses), self._beat(interval_s))
+                    await first_to_end(
+                        self._read(responses), self._beat(interval_s), self._flooded()
+                    )
                 finally:
                     call.cancel()
         except Exception as error:
@@ -130,7 +132,7 @@ class CloudStream:
         """Wait for the welcome; return the interval at which heartbeats are due."""
         timeout_s = self._settings.connect_timeout_s
         try:
-            first = await asyncio.wait_for(anext(responses, None), timeout_s)
+            first = await within(anext(responses, None), timeout_s)
         except asyncio.TimeoutError:
             raise UnreachableError(f"no welcome within {timeout_s:g} s") from None
         if first is None or not first.HasField("welcome"):
@@ -163,6 +165,11 @@ class CloudStream:
         else:
             self._post_failure(error.correlation_id, "", error)
 
+    async def _flooded(self) -> None:
+        # Waiting for it as a task would cancel it with this.
+        await asyncio.wait({self._lanes.closing})
+        raise self._lanes.closing.result()
+
     async def _beat(self, interval_s: float) -> None:
         """Send heartbeats; raise UnreachableError when nothing has been heard for too long."""
         # The first echo cannot be here before a round trip has passed, however long that is.
@@ -170,8 +177,6 @@ class CloudStream:
         for sequence in itertools.count(1):
             if self.rtt_ms is not None:
                 limit_s = MISSED_HEARTBEATS * interval_s
-            if self._lanes.closed is not None:
-                raise self._lanes.closed
             now_s = time.monotonic()
             if (silent_s := now_s - self._last_heard_s) > limit_s:
                 raise UnreachableError(f"nothing heard for {silent_s:.1f} s")

@@ -20,7 +20,7 @@ import grpc
 from opentelemetry.trace import SpanKind
 
 from airloom.backoff import full_jitter
-from airloom.concurrency import by_deadline
+from airloom.concurrency import by_deadline, within
 from airloom.errors import (
     AirloomError,
     ConfigurationError,
@@ -160,7 +160,7 @@ class Uplink:
         wait_s = None if has_deadline else self._settings.wait_s
         try:
             while self._stream is None and self._refusal is None:
-                await asyncio.wait_for(self._settled.wait(), wait_s)
+                await within(self._settled.wait(), wait_s)
         except asyncio.TimeoutError:
             pass
         if self._stream is None:

@@ -43,7 +43,8 @@ class Lanes(Generic[M]):
         self._unfinished_bytes = 0
         self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._ready = asyncio.Event()
-        self._closed: AirloomError | None = None
+        self.closing: asyncio.Future[AirloomError] = asyncio.get_running_loop().create_future()
+        """Why nothing more is sent; whoever reads or writes the stream should end then."""
 
     @property
     def waiting(self) -> int:
@@ -53,13 +54,13 @@ class Lanes(Generic[M]):
     @property
     def closed(self) -> AirloomError | None:
         """Why nothing more is sent."""
-        return self._closed
+        return self.closing.result() if self.closing.done() else None
 
     def close(self, error: AirloomError) -> None:
         """Send nothing more; whoever waits for something to be sent gets the error."""
-        if self._closed is not None:
+        if self.closing.done():
             return
-        self._closed = error
+        self.closing.set_result(error)
         for payload in self._payloads:
             if payload.taken is not None and not payload.taken.done():
                 payload.taken.set_exception(error)
@@ -74,7 +75,7 @@ class Lanes(Generic[M]):
 
     def heartbeat(self, message: M) -> None:
         """Send a heartbeat next; it takes the place of one that still waits."""
-        if self._closed is None:
+        if not self.closing.done():
             self._heartbeat = self._stamped(message)
             self._ready.set()
 
@@ -100,8 +101,8 @@ class Lanes(Generic[M]):
             InvalidTaskError: it is larger than a message may be; nothing was sent.
             AirloomError: what the stream was closed with.
         """
-        if self._closed is not None:
-            raise self._closed
+        if self.closing.done():
+            raise self.closing.result()
         message = self._stamped(message)
         size = message.ByteSize()
         if size > self._limits.message_bytes:
@@ -126,8 +127,8 @@ class Lanes(Generic[M]):
     async def take(self) -> M:
         """Wait for the next message to be written; raises what the stream was closed with."""
         while True:
-            if self._closed is not None:
-                raise self._closed
+            if self.closing.done():
+                raise self.closing.result()
             if (message := self._next()) is not None:
                 return message
             self._ready.clear()
@@ -173,7 +174,7 @@ class Lanes(Generic[M]):
                     f"{waiting} messages wait to be sent: the other side causes more than it reads"
                 )
             )
-        return self._closed is None
+        return not self.closing.done()
 
     @staticmethod
     def _stamped(message: M) -> M:

@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
+from airloom.concurrency import within
 from airloom.errors import AirloomError, InvalidTaskError, OverloadedError, Status
 from airloom.identity import Caller
 from airloom.log_text import one_line
@@ -40,7 +41,7 @@ async def read_registration(
         ProtocolError: it speaks another protocol.
     """
     try:
-        first = await asyncio.wait_for(anext(requests, None), timeout_s)
+        first = await within(anext(requests, None), timeout_s)
     except asyncio.TimeoutError:
         raise SilentError(f"no registration came within {timeout_s:g} s") from None
     if first is None or not first.HasField("registration"):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from airloom.concurrency import within
 from airloom.errors import (
     AirloomError,
     DeadlineExceededError,
@@ -43,8 +44,6 @@ class ConnectedDevice:
 
     def __post_init__(self) -> None:
         self.lanes = Lanes(fleet_pb2.ConnectResponse, self.limits.stream)
-        self.closed: asyncio.Future[AirloomError] = asyncio.get_running_loop().create_future()
-        """Why the stream should end."""
         self._in_flight = InFlight(
             self.limits.assignments,
             self.limits.bytes_in_flight,
@@ -76,7 +75,7 @@ class ConnectedDevice:
             sent.budget.deadline_ms = left_s * 1e3
         with self._in_flight.admit(sent.ByteSize()):
             try:
-                result = await asyncio.wait_for(self._exchange(sent), left_s)
+                result = await within(self._exchange(sent), left_s)
             except asyncio.TimeoutError:
                 raise DeadlineExceededError(
                     f"the deadline passed before {self.device_id} answered"
@@ -115,8 +114,6 @@ class ConnectedDevice:
 
     def close(self, error: AirloomError) -> None:
         """End the stream, and fail what the device still owes."""
-        if not self.closed.done():
-            self.closed.set_result(error)
         self.lanes.close(error)
         lost = UnreachableError(f"{self.device_id} was lost before it answered: {error}")
         for correlation_id in list(self._assigned):

@@ -41,7 +41,7 @@ class DeviceStream:
         await self._context.send_initial_metadata(())
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
-        closed = self._device.closed
+        closed = self._device.lanes.closing
         try:
             # Writing may wait for a peer that reads nothing: it must not hold up the end.
             ends: set[asyncio.Future[Any]] = {reading, writing, closed}

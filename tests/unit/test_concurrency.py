@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from airloom.concurrency import by_deadline, keep_going
+from airloom.concurrency import by_deadline, keep_going, within
 from airloom.errors import ConfigurationError, InvalidTaskError, Status, explained
 
 
@@ -65,3 +65,13 @@ async def test_work_that_misses_its_deadline_is_cancelled() -> None:
         await by_deadline(gate.wait(), 0.0)
     gate.set()
     assert await by_deadline(gate.wait(), None)
+
+
+async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
+    result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(within(result, 60))
+    await asyncio.sleep(0)
+    result.set_result("here")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
