@@ -7,6 +7,7 @@ is put to the cloud; one that it could not (an invalid task) is the answer.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,6 +35,8 @@ from device_agent.engine import OnText
 from device_agent.task_limits import check_task
 from device_agent.uplink import Uplink
 from protos.airloom.v1 import task_pb2
+
+log = logging.getLogger(__name__)
 
 _WAY_BACK = 0.05
 _SHORTEST_WAY_BACK_S, _LONGEST_WAY_BACK_S = 0.02, 1.0
