@@ -335,6 +335,26 @@ async def test_in_plaintext_nobody_resumes_or_names_runs_by_label(identities: Id
         await channel.close()
 
 
+async def test_what_a_board_cannot_keep_to_is_refused_and_zero_time_has_passed(
+    board: Board,
+) -> None:
+    stub = await board.as_caller("board-b")
+    for budget, code, says in (
+        ({"cost_micros": 5}, grpc.StatusCode.INVALID_ARGUMENT, "task.budget.cost_micros is set"),
+        ({"energy_joules": 5}, grpc.StatusCode.INVALID_ARGUMENT, "task.budget.energy_joules is"),
+        ({"deadline_ms": -1}, grpc.StatusCode.INVALID_ARGUMENT, "task.budget.deadline_ms is -1"),
+        ({"deadline_ms": 0}, grpc.StatusCode.DEADLINE_EXCEEDED, "deadline"),
+    ):
+        task = sum_of(13, 24, budget=task_pb2.Budget(**budget))
+        for ask in (infer, stream):
+            await refused(ask(stub, task), code, says)
+        (failed,) = await batch(stub, task)
+        assert failed.error.code == code.value[0]
+    texts = inference_pb2.EmbedRequest(texts=["x"] * 65)
+    await refused(stub.Embed(texts), grpc.StatusCode.INVALID_ARGUMENT, "texts has 65")
+    await refused(batch(stub), grpc.StatusCode.INVALID_ARGUMENT, "tasks has 0 elements")
+
+
 async def test_a_fault_in_a_handler_is_internal_and_ends_every_kind_of_call(
     identities: Identities,
 ) -> None:
