@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from airloom.errors import AirloomError, CancelledTaskError
+from airloom.errors import CancelledTaskError, explained
 from airloom.tracing import describe_usage
 from device_agent.answering import AnswerStream
 from device_agent.cascade import Cascade
@@ -23,8 +24,6 @@ from device_agent.http.shapes import Shape
 from protos.airloom.v1 import task_pb2
 
 T = TypeVar("T")
-
-_EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,7 @@ class Answers:
             for each in wanted.generations:
                 generations.append(await self._engine.start(each, stream=wanted.stream))
             if wanted.stream:
-                events = _events(generations, wanted)
-                return StreamingResponse(events, headers=headers, media_type=_EVENTS)
+                return _Events(_events(generations, wanted), headers, generations)
             completions = await unless_gone(
                 request, asyncio.gather(*(generation.completion() for generation in generations))
             )
@@ -70,6 +68,30 @@ class Answers:
                 generation.cancel()
             raise
         return _whole(wanted.shape, completions, headers)
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+class _Events(StreamingResponse):
+    """Server-sent events; a client that leaves, however early, stops the work behind them."""
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        headers: dict[str, str],
+        work: Sequence[_Cancellable],
+    ) -> None:
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for each in self._work:
+                each.cancel()
 
 
 class _HeldText:
@@ -150,7 +172,7 @@ class _Asked:
             working.cancel()
             raise
         events = self._events(working, held, first)
-        return StreamingResponse(events, headers=_headers(place, model), media_type=_EVENTS)
+        return _Events(events, _headers(place, model), [working])
 
     async def _events(
         self, working: asyncio.Future[task_pb2.TaskResult], held: _HeldText, first: str | None
@@ -169,10 +191,8 @@ class _Asked:
                 yield shape.chunk(shape.piece(0, Delta(completion.text, ())))
             for event in _closing(shape, [completion], with_usage=self._wanted.with_usage):
                 yield event
-        except AirloomError as error:
+        except Exception as error:
             yield _failure(error)
-        finally:
-            working.cancel()
 
 
 def _from_cloud(result: task_pb2.TaskResult) -> bool:
@@ -197,7 +217,7 @@ def _whole(shape: Shape, completions: Sequence[Completion], headers: dict[str, s
 
 
 async def _events(generations: Sequence[Generation], wanted: Wanted) -> AsyncIterator[bytes]:
-    """Server-sent events of all choices; a client that leaves stops the generations."""
+    """Server-sent events of all choices."""
     shape = wanted.shape
     try:
         for index in range(len(generations)):
@@ -209,11 +229,8 @@ async def _events(generations: Sequence[Generation], wanted: Wanted) -> AsyncIte
         completions = [await generation.completion() for generation in generations]
         for event in _closing(shape, completions, with_usage=wanted.with_usage):
             yield event
-    except AirloomError as error:
+    except Exception as error:
         yield _failure(error)
-    finally:
-        for generation in generations:
-            generation.cancel()
 
 
 def _closing(
@@ -228,8 +245,8 @@ def _closing(
     yield b"data: [DONE]\n\n"
 
 
-def _failure(error: AirloomError) -> bytes:
-    _, described = errors.describe(error)
+def _failure(error: Exception) -> bytes:
+    _, described = errors.describe(explained(error))
     return f"data: {described.model_dump_json()}\n\n".encode()
 
 

@@ -1,7 +1,7 @@
-"""Connections that neither wait for headers for ever nor remember any number of them.
+"""Connections that neither wait for ever nor remember any number of headers.
 
-uvicorn limits neither how long nor how large a request's headers may be (only idle connections are
-closed), so both are watched where the bytes come in.
+uvicorn limits neither how long nor how large a request's headers may be, nor for how long an answer
+stays unread (only idle connections are closed): all are watched where the bytes pass.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_body = False
         self._refused = False
@@ -44,7 +45,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_writing_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            wait_s = self.limits.write_timeout_s
+            self._write_timer = self.loop.call_later(wait_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_writing_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -87,6 +99,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _stop_writing_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _headers_are_late(self) -> None:
         self._header_timer = None

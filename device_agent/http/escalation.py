@@ -41,7 +41,7 @@ def task_of(body: Body, wanted: list[GenerateRequest]) -> task_pb2.Task | None:
         task.messages.extend(_turn(message) for message in body.messages)
         _set_form(task.sampling, body)
     elif isinstance(first.prompt, str):
-        asked = first.max_tokens
+        asked = first.max_tokens if body.max_tokens is None else body.max_tokens
         task.messages.add(role="user").parts.add().text.text = first.prompt
     else:
         return None

@@ -58,6 +58,9 @@ class HttpLimits(Settings):
     body_timeout_s: float = Field(
         20.0, gt=0, description="for a body; each 500 bytes of it that came add a second"
     )
+    write_timeout_s: float = Field(
+        120.0, gt=0, description="for which a client may leave an answer unread; then it is cut off"
+    )
     keep_alive_s: int = Field(30, ge=1, description="for which an idle connection is kept")
     connections: int = Field(
         512, ge=1, description="at once; beyond it new ones are answered 503 and closed"

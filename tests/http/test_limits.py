@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
         status, message = wire.hear_all()
     assert status == 408
     assert "1 bytes of the body" in message
+
+
+def test_an_answer_that_nobody_reads_is_not_kept_for_ever(serve: Serve) -> None:
+    requests = 2000
+    server = serve(limits={"write_timeout_s": SOON, "connections": 1})
+    with Wire(server) as wire:
+        # More than the buffers of both sides hold together.
+        wire.say("GET /openapi.json HTTP/1.1\r\nHost: board\r\n\r\n" * requests)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while httpx.get(f"{server.url}/health").status_code == 503:
+            # Its place is not free yet.
+            assert time.monotonic() < deadline_s
+        answers = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := wire.hear():
+                answers += piece.count(b"HTTP/1.1 200")
+    assert answers < requests
 
 
 @pytest.mark.parametrize(
