@@ -76,6 +76,12 @@ def table(distribution: Distribution) -> tuple[int, ...] | None:
     return _steps(values)
 
 
+@cache
+def uniform_table() -> tuple[int, ...]:
+    """The uniform distribution as a table: what replaces another in a kernel that has one."""
+    return _steps([2 * (i + 0.5) / TABLE_SIZE - 1 for i in range(TABLE_SIZE)])
+
+
 def table_steps(quantiles: DelayTable) -> tuple[int, ...]:
     """A table of samples as the kernel takes it."""
     return _steps(quantiles.quantiles)

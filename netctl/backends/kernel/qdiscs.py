@@ -1,6 +1,7 @@
 """Queueing disciplines as data, and as the kernel's options: sch_netem, sch_htb, bfifo, pfifo, codel.
 
-Every encoder writes all attributes: the kernel leaves as it was what a change does not name.
+Every encoder writes all attributes: the kernel leaves as it was what a change does not name, and
+shows everything but a delay table.
 Layouts are those of linux/pkt_sched.h.
 """
 
@@ -10,6 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from netctl.backends.kernel.netlink import attribute, attributes, nested
+from netctl.conditions.jitter import uniform_table
 from netctl.conditions.link import Slots
 from netctl.conditions.loss import FourState, GilbertElliott, LossModel
 
@@ -24,6 +26,8 @@ _RATE64, _LATENCY64, _JITTER64, _SLOT = 8, 10, 11, 12
 _LOSS_FOUR_STATE, _LOSS_GILBERT_ELLIOTT = 1, 2
 _HTB_PARAMETERS, _HTB_INIT, _HTB_RATE64, _HTB_CEIL64 = 1, 2, 6, 7
 _HTB_VERSION = 3
+_SLOT_LAYOUT = struct.Struct("=2q2i2q")
+"""struct tc_netem_slot: least and most delay, packets, bytes; mean and spread of a distribution."""
 
 
 def chance(share: float) -> int:
@@ -52,8 +56,12 @@ class Netem:
     rate_bytes_per_s: int = 0
     slots: Slots | None = None
 
-    def encode(self) -> bytes:
-        """The qdisc's TCA_OPTIONS."""
+    def encode(self, *, changing: bool = False) -> bytes:
+        """The qdisc's TCA_OPTIONS.
+
+        `changing` an existing one: the kernel keeps a delay table until it gets another, so that of
+        the uniform distribution is sent, which a new one needs none for.
+        """
         latency, jitter = self.latency_ns // _TICK_NS, self.jitter_ns // _TICK_NS
         parts = [
             struct.pack(
@@ -85,15 +93,23 @@ class Netem:
             f = self.loss_model
             packed = struct.pack("=5I", *map(chance, (f.p13, f.p31, f.p32, f.p14, f.p23)))
             parts.append(nested(_LOSS, attribute(_LOSS_FOUR_STATE, packed)))
-        if self.table is not None:
-            parts.append(attribute(_TABLE, struct.pack(f"={len(self.table)}h", *self.table)))
-        s = self.slots
-        if s is not None:
-            packed = struct.pack(
-                "=2q2i2q", round(s.shortest_ms * 1e6), round(s.longest_ms * 1e6), s.packets,
-                s.payload_bytes, 0, 0,
-            )  # fmt: skip
-            parts.append(attribute(_SLOT, packed))
+        steps = self.table
+        if steps is None and changing and self.jitter_ns:
+            steps = uniform_table()
+        if steps is not None:
+            parts.append(attribute(_TABLE, struct.pack(f"={len(steps)}h", *steps)))
+        # All zeros are no slots.
+        packed = bytes(_SLOT_LAYOUT.size)
+        if (s := self.slots) is not None:
+            packed = _SLOT_LAYOUT.pack(
+                round(s.shortest_ms * 1e6),
+                round(s.longest_ms * 1e6),
+                s.packets,
+                s.payload_bytes,
+                0,
+                0,
+            )
+        parts.append(attribute(_SLOT, packed))
         return b"".join(parts)
 
     @classmethod
@@ -123,7 +139,7 @@ class Netem:
                 model = FourState(p13, p31, p32, p23, p14)
         slots = None
         if _SLOT in found:
-            shortest, longest, packets, size, _, _ = struct.unpack("=2q2i2q", found[_SLOT])
+            shortest, longest, packets, size, _, _ = _SLOT_LAYOUT.unpack(found[_SLOT])
             if longest:
                 # What the kernel keeps for "any number" is the largest.
                 packets, size = (0 if n == 0x7FFFFFFF else n for n in (packets, size))
