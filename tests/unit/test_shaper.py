@@ -161,10 +161,94 @@ def test_nothing_comes_through_a_link_that_is_down() -> None:
 def test_new_conditions_hold_for_what_comes_after_them() -> None:
     shaper: DirectionShaper[int] = DirectionShaper(DirectionConditions(delay_ms=10), 1)
     shaper.offer(1, 100, 0.0)
-    shaper.use(DirectionConditions(delay_ms=50))
+    shaper.use(DirectionConditions(delay_ms=50), 0.0005)
     shaper.offer(2, 100, 0.001)
     assert shaper.take_due(0.0101) == [1]
     assert shaper.next_due_s() == pytest.approx(0.051)
+
+
+def drained(shaper: DirectionShaper[int]) -> list[tuple[float, int]]:
+    """When each packet that is held leaves, and which."""
+    left = []
+    while (due_s := shaper.next_due_s()) is not None:
+        left += [(due_s, packet) for packet in shaper.take_due(due_s)]
+    return left
+
+
+@pytest.mark.parametrize(("before_bps", "after_bps"), [(8e6, 4e5), (4e5, 8e6)])
+def test_a_full_queue_empties_at_the_rate_that_holds_then(
+    before_bps: float, after_bps: float
+) -> None:
+    # As HTB does: 130 frames of 1514 bytes take 0.2 s at 8 Mbit/s, and 3.9 s at 0.4 Mbit/s.
+    asked = DirectionConditions(rate_bps=round(before_bps), queue_bytes=1 << 20)
+    shaper: DirectionShaper[int] = DirectionShaper(asked, 1)
+    for number in range(131):
+        shaper.offer(number, 1500, 0.0)
+    sending_s = (1500 + FRAME_HEADER_BYTES) * 8 / before_bps
+    shaper.use(dataclasses.replace(asked, rate_bps=round(after_bps)), 0.5 * sending_s)
+    left = drained(shaper)
+    assert [number for _, number in left] == list(range(131))
+    # What is on its way already goes on as it began.
+    assert left[0][0] == pytest.approx(sending_s)
+    frame_s = (1500 + FRAME_HEADER_BYTES) * 8 / after_bps
+    assert left[-1][0] == pytest.approx(sending_s + 130 * frame_s)
+
+
+rates = st.integers(10_000, 100_000_000)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.05), rates, st.integers(28, 1500)), min_size=1, max_size=60),
+    rates,
+)
+def test_changes_of_rate_lose_and_reorder_nothing_and_send_no_faster_than_any_of_them(
+    steps: list[tuple[float, int, int]], first_bps: int
+) -> None:
+    asked = DirectionConditions(rate_bps=first_bps, queue_bytes=1 << 30)
+    shaper: DirectionShaper[int] = DirectionShaper(asked, 1)
+    now_s, left = 0.0, []
+    for number, (gap_s, rate_bps, size) in enumerate(steps):
+        now_s += gap_s
+        while (due_s := shaper.next_due_s()) is not None and due_s <= now_s:
+            left += [(due_s, packet) for packet in shaper.take_due(due_s)]
+        shaper.use(dataclasses.replace(asked, rate_bps=rate_bps), now_s)
+        shaper.offer(number, size, now_s)
+    left += drained(shaper)
+    assert [packet for _, packet in left] == list(range(len(steps)))
+    bits = sum((size + FRAME_HEADER_BYTES) * 8 for _, _, size in steps)
+    assert left[-1][0] >= bits / max(first_bps, *(rate for _, rate, _ in steps)) - 1e-9
+
+
+@pytest.mark.parametrize("size", [64, 500, 1500])
+@pytest.mark.parametrize("discipline", ["drop-tail", "codel"])
+def test_a_lonely_packet_waits_for_its_own_transmission(size: int, discipline: str) -> None:
+    asked = DirectionConditions(
+        rate_bps=400_000,
+        delay_ms=20,
+        queue_bytes=1 << 20,
+        queue_discipline=discipline,  # type: ignore[arg-type]
+    )
+    arrivals, _ = play(asked, [(1.0, size)] * 20, seed=1)
+    for _, sent, received in arrivals:
+        assert (received - sent) * 1e3 == pytest.approx(20 + asked.transmission_ms(size))
+
+
+def test_a_queue_in_bytes_holds_as_many_small_packets_as_fit() -> None:
+    # At 70 % load small packets are not lost, however many more of them there are than large ones.
+    asked = DirectionConditions(rate_bps=1_000_000, queue_ms=100)
+    gap_s = (128 + FRAME_HEADER_BYTES) * 8 / 1_000_000 / 0.7
+    arrivals, shaper = play(asked, [(0.0 if n % 50 else 50 * gap_s, 128) for n in range(5000)], 1)
+    assert shaper.counters.overflowed == 0
+    assert len(arrivals) == 5000
+
+
+def test_codel_leaves_a_queue_of_one_packet_alone_however_slow_the_link_is() -> None:
+    # At 100 kbit/s a frame takes 121 ms, more than CoDel's target and interval: RFC 8289's rule for
+    # small queues keeps it from dropping every second packet.
+    asked = DirectionConditions(rate_bps=100_000, queue_bytes=1 << 20, queue_discipline="codel")
+    sending_s = (1500 + FRAME_HEADER_BYTES) * 8 / 100_000
+    arrivals, _ = play(asked, [(0.0, 1500)] * 2 + [(sending_s, 1500)] * 60, seed=1)
+    assert len(arrivals) == 62
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,18 @@ def test_a_trace_meters_what_was_delayed_before() -> None:
     assert shaper.next_due_s() == pytest.approx(0.020)
 
 
+def test_a_trace_goes_on_whatever_is_ordered_meanwhile() -> None:
+    shaper: DirectionShaper[int] = DirectionShaper(
+        DirectionConditions(), 1, service=Opportunities(OpportunityTrace((10, 20)), begin_s=0.0)
+    )
+    shaper.use(DirectionConditions(delay_ms=5), 0.0)
+    shaper.offer(1, 1500, 0.001)
+    shaper.offer(2, 1500, 0.001)
+    assert shaper.next_due_s() == pytest.approx(0.010)
+    assert shaper.take_due(0.010) == [1]
+    assert shaper.next_due_s() == pytest.approx(0.020)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -111,6 +123,8 @@ def test_a_table_is_replayed_in_laps_or_on_lines_between_its_rows() -> None:
     lines = list(itertools.islice(interpolation(table, 250), 4))
     assert [step.delay_ms for step in lines] == [20, 25, 30, 35]
     base = DirectionConditions(1_000_000, 5, 5, 0.5)
+    with pytest.raises(ValueError, match="before it was sent"):
+        ConditionStep(0, delay_ms=4).on(base)
     changed = lines[2].on(base)
     assert (changed.rate_bps, changed.delay_ms, changed.loss) == (6_000_000, 30, 0.05)
     assert not ConditionStep(0, 0.0).on(base).up

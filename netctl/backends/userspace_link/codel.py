@@ -11,15 +11,20 @@ _INTERVAL_S = 0.1
 class CoDel:
     """Says of each packet in turn whether it is dropped where it leaves the queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest_frame_bytes: int) -> None:
+        self._largest_frame_bytes = largest_frame_bytes
         self._first_above_s = 0.0
         self._dropping = False
         self._next_s = 0.0
         self._count = self._last_count = 0
 
-    def drops(self, sojourn_s: float, now_s: float) -> bool:
-        """`sojourn_s` is how long it has queued, `now_s` when it would begin to be sent."""
-        if sojourn_s < _TARGET_S:
+    def drops(self, sojourn_s: float, behind_bytes: int, now_s: float) -> bool:
+        """Of a packet that has queued for `sojourn_s` and would begin to be sent at `now_s`.
+
+        `behind_bytes` of frames queue behind it: where they are one frame at most the link is not
+        congested, however long each takes (section 4.4's dodequeue).
+        """
+        if sojourn_s < _TARGET_S or behind_bytes <= self._largest_frame_bytes:
             self._first_above_s = 0.0
             self._dropping = False
             return False

@@ -152,11 +152,17 @@ class Forwarder:
             unknown = [way for way in wanted if way not in shapers]
             if unknown:
                 raise ValueError(f"there is no way {unknown[0]!r}; there are uplink and downlink")
+            changes = []
             for way, conditions in wanted.items():
                 shaper = shapers[way]
                 if isinstance(shaper, SharedShaper):
                     raise ValueError(f"the {way} is in classes, which do not change")
-                shaper.use(conditions)
+                if shaper.traced and conditions.rate_bps is not None:
+                    raise ValueError(f"the {way} follows a trace: an order cannot set its rate")
+                changes.append((shaper, conditions))
+            now_s = time.monotonic()
+            for one, conditions in changes:
+                one.use(conditions, now_s)
         except (AirloomError, ValueError, TypeError) as problem:
             error = str(problem)
         if sender:

@@ -43,7 +43,9 @@ class _Class(Generic[Packet]):
         timed = replace(conditions, rate_bps=min(limiting)) if limiting else conditions
         self.limit_bytes = timed.queue_limit_bytes
         self.limit_packets = conditions.queue_packets
-        self.codel = CoDel() if conditions.queue_discipline == "codel" else None
+        self.codel = None
+        if conditions.queue_discipline == "codel":
+            self.codel = CoDel(conditions.mtu_bytes + FRAME_HEADER_BYTES)
 
     def full(self, frame_bytes: int) -> bool:
         if self.limit_packets is not None:
@@ -162,7 +164,9 @@ class SharedShaper(Generic[Packet]):
             ready_s, packet_bytes, packet = one.queue.popleft()
             frame_bytes = packet_bytes + FRAME_HEADER_BYTES
             one.queue_bytes -= frame_bytes
-            if one.codel is not None and one.codel.drops(start_s - ready_s, start_s):
+            if one.codel is not None and one.codel.drops(
+                start_s - ready_s, one.queue_bytes, start_s
+            ):
                 self._overflowed += 1
                 continue
             self._virtual = one.tag
