@@ -13,6 +13,7 @@ from airloom.errors import ConfigurationError
 from airloom.settings_file import Settings
 from netctl.conditions.link import LinkConditions
 from netctl.conditions.settings import Basis, DirectionSettings, Duration, MomentSettings
+from netctl.conditions.timeline import repeated
 
 
 class _Entry(Settings):
@@ -44,13 +45,14 @@ def profiles() -> dict[str, Profile]:
     entries = TypeAdapter(dict[str, _Entry]).validate_python(yaml.safe_load(text))
     found = {}
     for name, entry in entries.items():
-        up, down = entry.uplink.conditions(), entry.downlink.conditions()
+        first = LinkConditions(entry.uplink.conditions(), entry.downlink.conditions())
+        timeline = [(moment.at, moment.of(first)) for moment in entry.timeline]
         found[name] = Profile(
             name,
             entry.basis,
             entry.source,
-            LinkConditions(up, down),
-            tuple((m.at, m.of(LinkConditions(up, down))) for m in entry.timeline),
+            first,
+            repeated(first, timeline, entry.period),
             entry.period,
         )
     return found

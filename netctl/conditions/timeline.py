@@ -10,6 +10,15 @@ from typing import TypeVar
 Conditions = TypeVar("Conditions")
 
 
+def repeated(
+    first: Conditions, timeline: Sequence[tuple[float, Conditions]], period_ms: float | None
+) -> tuple[tuple[float, Conditions], ...]:
+    """A timeline whose every lap begins as the first did: with `first`, unless it says otherwise."""
+    if period_ms is None or not timeline or timeline[0][0] == 0:
+        return tuple(timeline)
+    return (*timeline, (period_ms, first))
+
+
 def moments(
     timeline: Sequence[tuple[float, Conditions]], period_ms: float | None
 ) -> Iterator[tuple[float, Conditions | None]]:

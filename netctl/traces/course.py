@@ -12,6 +12,7 @@ from airloom.settings_file import FilePath, Settings
 from netctl.conditions.link import LinkConditions
 from netctl.conditions.profiles import profile
 from netctl.conditions.settings import DirectionSettings, Duration, MomentSettings
+from netctl.conditions.timeline import repeated
 from netctl.traces.files import read_steps
 
 
@@ -72,8 +73,8 @@ class LinkSettings(Settings):
         first = LinkConditions(self.uplink.conditions(), self.downlink.conditions())
         if self.trace is not None:
             return _traced(first, self.trace)
-        timeline = tuple((moment.at, moment.of(first)) for moment in self.timeline)
-        return LinkCourse(first, timeline, self.period)
+        timeline = [(moment.at, moment.of(first)) for moment in self.timeline]
+        return LinkCourse(first, repeated(first, timeline, self.period), self.period)
 
     def conditions(self) -> LinkConditions:
         """Both directions in SI units, as they are at first."""
@@ -83,10 +84,13 @@ class LinkSettings(Settings):
 def _traced(first: LinkConditions, file: Path) -> LinkCourse:
     """Both ways as a table says; what it does not say is as it was at first."""
     trace = read_steps(file)
-    timeline = tuple(
-        (step.start_ms, LinkConditions(step.on(first.uplink), step.on(first.downlink)))
-        for step in trace.steps
-    )
+    timeline = []
+    for step in trace.steps:
+        try:
+            link = LinkConditions(step.on(first.uplink), step.on(first.downlink))
+        except ValueError as error:
+            raise ConfigurationError(f"at {step.start_ms:g} ms: {error}", source=file) from error
+        timeline.append((step.start_ms, link))
     if not (timeline[0][1].uplink.up and timeline[0][1].downlink.up):
         raise ConfigurationError(
             "it begins with a dead zone, in which the link cannot be measured", source=file

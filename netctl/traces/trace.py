@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
@@ -60,16 +59,17 @@ class ConditionStep:
     loss: float | None = None
 
     def on(self, base: DirectionConditions) -> DirectionConditions:
-        """Conditions as this step has them; what it does not say is the base's."""
+        """Conditions as this step has them; what it does not say is the base's.
+
+        ValueError for what no link can be, such as a delay shorter than the base's jitter.
+        """
         changed = base
         if self.rate_bps is not None:
             # A rate of nothing is a dead zone: no meter can have it.
             rate_bps = round(self.rate_bps)
             changed = replace(changed, up=rate_bps > 0, rate_bps=rate_bps or changed.rate_bps)
         if self.delay_ms is not None:
-            changed = replace(
-                changed, delay_ms=self.delay_ms, jitter_ms=min(base.jitter_ms, self.delay_ms)
-            )
+            changed = replace(changed, delay_ms=self.delay_ms)
         if self.loss is not None:
             changed = replace(changed, loss=self.loss, loss_model=None)
         return changed
@@ -157,10 +157,3 @@ def rate_steps(trace: OpportunityTrace, shortest_ms: float = 1.0) -> list[RateSt
             RateStep(last.start_ms, (before + packets * _OPPORTUNITY_FRAME_BITS) * 1e3 / span)
         )
     return steps
-
-
-def looped(steps: Sequence[RateStep], period_ms: float) -> Iterator[RateStep]:
-    """The steps of one period, again and again."""
-    for lap in itertools.count():
-        for step in steps:
-            yield RateStep(step.start_ms + lap * period_ms, step.rate_bps)
