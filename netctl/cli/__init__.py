@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from airloom.errors import AirloomError
-from netctl.cli import boards, describing, measuring, shaping, wifi
+from netctl.cli import boards, describing, measuring, replaying, shaping, wifi
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
-    for module in (measuring, describing, shaping, boards, wifi):
+    for module in (measuring, describing, shaping, replaying, boards, wifi):
         module.add_commands(commands, common)
     return parser
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from airloom.errors import ConfigurationError
 from airloom.units import parse_fraction, parse_rate_bps, parse_time_ms
 from netctl.backends import execute
-from netctl.backends.kernel import read_back, tree
+from netctl.backends.kernel import read_back
 from netctl.backends.kernel.filters import Exemption
 from netctl.backends.kernel.netlink import Netlink
 from netctl.backends.offloads import read_offloads
@@ -34,14 +33,17 @@ from netctl.cli.arguments import (
 from netctl.conditions.classes import SharedLink
 from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.interface.hold import hold
-from netctl.interface.lease import RENEWALS, leases
+from netctl.interface.lease import leases
 from netctl.interface.offloads import offloads_off, offloads_restored
-from netctl.interface.replay import Watch, replay_conditions, replay_opportunities
 from netctl.interface.restore import orphans, remove_orphans, restore
-from netctl.interface.shape import netem_here, shape, taken
+from netctl.interface.shape import shape
 from netctl.linux import die_with_parent, network_namespace, network_namespace_number
-from netctl.traces.files import read_opportunities, read_trace
-from netctl.traces.trace import OpportunityTrace
+from netctl.traces.files import read_opportunities
+
+
+def way_of(arguments: argparse.Namespace) -> str:
+    """Which direction of a profile is meant."""
+    return arguments.way or "uplink"
 
 
 def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
@@ -50,8 +52,9 @@ def asked_of(arguments: argparse.Namespace) -> DirectionConditions:
     if arguments.profile is not None:
         from netctl.conditions.profiles import profile
 
-        conditions = profile(arguments.profile).conditions
-        base = conditions.uplink if arguments.way == "uplink" else conditions.downlink
+        base = getattr(profile(arguments.profile).conditions, way_of(arguments))
+    elif arguments.way is not None:
+        raise ConfigurationError(f"--way {arguments.way} is of a profile: give --profile as well")
     given = {
         "rate_bps": arguments.rate,
         "delay_ms": arguments.delay,
@@ -77,7 +80,7 @@ def timeline_of(
 
     found = profile(arguments.profile)
     return (
-        [(at, getattr(link, arguments.way)) for at, link in found.timeline],
+        [(at, getattr(link, way_of(arguments))) for at, link in found.timeline],
         found.period_ms,
     )
 
@@ -95,7 +98,7 @@ def _shared(arguments: argparse.Namespace) -> SharedLink | None:
     """A direction in classes, where a file of them was given."""
     if arguments.classes is None:
         return None
-    for name in ("profile", "rate", "delay", "jitter", "loss", "queue"):
+    for name in ("profile", "way", "rate", "delay", "jitter", "loss", "queue"):
         if getattr(arguments, name) is not None:
             raise ConfigurationError(
                 f"--classes says all of it: --{name} belongs into {arguments.classes}"
@@ -127,57 +130,6 @@ def _hold(arguments: argparse.Namespace) -> None:
         orders=sys.stdin.fileno(),
         answers=sys.stdout,
     )
-
-
-def _replay(arguments: argparse.Namespace) -> None:
-    trace = read_trace(arguments.trace)
-    with_netem = netem_here()
-    restore()
-    exempt = tuple(arguments.exempt)
-    asked = replace(asked_of(arguments), queue_bytes=1 << 18)
-    if isinstance(trace, OpportunityTrace):
-        first = replace(asked, rate_bps=round(trace.mean_rate_bps))
-    else:
-        asked = tree.metered(asked)
-        first = trace.steps[0].on(asked)
-    duration_s = (arguments.duration or trace.period_ms) / 1e3
-    planned = tree.tree(first, varying=True, exempt=exempt, netem_here=with_netem)
-    lease_s = arguments.lease / 1e3
-    with (
-        Netlink() as netlink,
-        taken(netlink, arguments.interface, planned, lease_s, arguments.incoming) as (
-            lease,
-            shaped,
-        ),
-    ):
-
-        def look(present: tree.Tree) -> None:
-            lease.renew()
-            read_back.check(netlink, shaped, present)
-
-        watch = Watch(lease_s / RENEWALS, look, lease.require_in_time)
-        begin_s = time.monotonic() + 0.05
-        if isinstance(trace, OpportunityTrace):
-            report = replay_opportunities(
-                shaped, trace, planned, begin_s=begin_s, duration_s=duration_s, watch=watch
-            )
-        else:
-            report = replay_conditions(
-                shaped,
-                trace,
-                asked,
-                begin_s=begin_s,
-                duration_s=duration_s,
-                interpolated_ms=arguments.interpolate,
-                exempt=exempt,
-                netem_here=with_netem,
-                watch=watch,
-            )
-    text = (
-        f"{report.changes} changes in {duration_s:g} s, late by {report.late_ms_p50:.3f} ms "
-        f"(median), {report.late_ms_p99:.3f} ms (p99); {arguments.interface} is restored"
-    )
-    show(asdict(report), text, arguments)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -273,7 +225,9 @@ def add_conditions(command: argparse.ArgumentParser) -> None:
     """Let a command be told conditions, how long they last, and how they are held."""
     time = reading(parse_time_ms)
     command.add_argument("--profile", help="start from one of `netctl profiles`")
-    command.add_argument("--way", choices=["uplink", "downlink"], default="uplink")
+    command.add_argument(
+        "--way", choices=["uplink", "downlink"], help="of the profile; uplink where not given"
+    )
     command.add_argument("--rate", type=reading(parse_rate_bps), help="for example '12 Mbit/s'")
     command.add_argument("--delay", type=time, help="'20 ms'")
     command.add_argument("--jitter", type=time, help="'5 ms'")
@@ -301,7 +255,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "shape",
         aliases=["apply"],
         help="shape what leaves an interface until Ctrl-C, then restore it",
-        parents=[common],
     )
     command.add_argument("interface")
     add_conditions(command)
@@ -329,21 +282,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_holding(command)
     command.add_argument("--incoming", action="store_true", help="what arrives instead")
     command.set_defaults(run=_hold)
-
-    command = commands.add_parser(
-        "replay", help="let an interface's rate follow a trace, then restore it", parents=[common]
-    )
-    command.add_argument("interface")
-    add_conditions(command)
-    command.add_argument("--incoming", action="store_true", help="what arrives instead")
-    command.add_argument("--trace", type=Path, required=True, help="Mahimahi's format, or *.csv")
-    command.add_argument(
-        "--interpolate",
-        type=reading(parse_time_ms),
-        metavar="STEP",
-        help="between a table's rows go in steps of '100 ms'",
-    )
-    command.set_defaults(run=_replay)
 
     command = commands.add_parser(
         "show", help="what netctl has put on an interface", parents=[common]

@@ -7,25 +7,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from netctl.backends.kernel import send, tree
+from netctl.backends.kernel import read_back, send, tree
 from netctl.backends.kernel.filters import Exemption
 from netctl.backends.kernel.netlink import Netlink
-from netctl.conditions.link import DirectionConditions
+from netctl.backends.kernel.qdiscs import HtbClass
+from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
+from netctl.interface.pacing import Pacing, Sent, closed_bps
 from netctl.linux import minimise_timer_slack, prefer_in_real_time, processors_awake
-from netctl.traces.trace import (
-    ConditionStep,
-    ConditionTrace,
-    OpportunityTrace,
-    RateStep,
-    looped,
-    rate_steps,
-)
+from netctl.traces.trace import ConditionStep, ConditionTrace, OpportunityTrace
 
-Step = TypeVar("Step", RateStep, ConditionStep)
-
-_FRAME_BITS = 1514 * 8
+_LATE_TIMER_S = 0.001
 _LOOK_S = 0.02
 """What a look may take without making a change late, this machine being busy."""
 
@@ -46,20 +38,6 @@ def sleep_until(at_s: float) -> None:
         time.sleep(left_s)
 
 
-def leading(steps: Iterator[RateStep]) -> Iterator[RateStep]:
-    """The same steps, each early by half of what its predecessor's packets have.
-
-    A rate must be in force when the packet that it is for leaves, and not when the one before does:
-    halfway between is furthest from both. Were a packet that leaves a little early charged with the rate
-    of a long gap once more, the gap would come twice.
-    """
-    before: RateStep | None = None
-    for step in steps:
-        lead_ms = 0.0 if before is None else 0.5 * _FRAME_BITS * 1e3 / before.rate_bps
-        yield RateStep(step.start_ms - lead_ms, step.rate_bps)
-        before = step
-
-
 @dataclass(frozen=True, slots=True)
 class Watch:
     """What is to be done between changes, about so often: given what the kernel should have then."""
@@ -68,6 +46,16 @@ class Watch:
     look: Callable[[tree.Tree], None]
     before_change: Callable[[], None] = lambda: None
     """Asked before each change whether it may still be made; quick."""
+
+
+def meter(rate_bps: float, mtu_bytes: int) -> HtbClass:
+    """A class that saves up half a frame's time, or what a late timer must catch up with.
+
+    No more: what an opportunity's time has passed for is lost.
+    """
+    wide = tree.htb_class(rate_bps, mtu_bytes)
+    frame = mtu_bytes + FRAME_HEADER_BYTES
+    return replace(wide, burst_bytes=max(frame // 2, round(wide.rate_bytes_per_s * _LATE_TIMER_S)))
 
 
 def replay_opportunities(
@@ -83,17 +71,41 @@ def replay_opportunities(
 ) -> ReplayReport:
     """Change a metered tree's rate as a trace says, from `begin_s` of time.monotonic() on.
 
+    What left is counted before each change, and made up for by the next.
+
     The tree `base` (kernel.tree with varying=True) is the caller's to install and to remove.
     """
-    steps = leading(looped(rate_steps(trace), trace.period_ms))
+    pacing = Pacing(trace)
+    ends_s = begin_s + duration_s
+    late_ms: list[float] = []
+    pause = _Pause(watch, begin_s)
+    present = base
+    minimise_timer_slack()
+    prefer_in_real_time()
+    with processors_awake(), Netlink(namespace) as netlink:
+        index = netlink.index(interface)
 
-    def change(netlink: Netlink, index: int, step: RateStep) -> tree.Tree:
-        rate = tree.htb_class(step.rate_bps, mtu_bytes)
-        send.change_rate(netlink, index, rate)
-        return replace(base, rate=rate)
+        def set_rate(rate_bps: float) -> tree.Tree:
+            if watch is not None:
+                watch.before_change()
+            rate = meter(rate_bps, mtu_bytes)
+            send.change_rate(netlink, index, rate)
+            return replace(base, rate=rate)
 
-    with processors_awake():
-        return _replay(interface, namespace, steps, change, base, begin_s, duration_s, watch)
+        # What leaves meanwhile has the way to the first opportunity to pay for.
+        rate_bps = closed_bps(trace, max(0.0, begin_s - time.monotonic()))
+        present = set_rate(rate_bps)
+        pause.until(begin_s, present)
+        pace = pacing.begin(Sent(*read_back.sent(netlink, index)), rate_bps)
+        while (due_s := begin_s + pace.next_change_ms / 1e3) < ends_s:
+            pause.until(due_s, present)
+            sent = Sent(*read_back.sent(netlink, index))
+            pace = pacing.pace(pace.next_step, (time.monotonic() - begin_s) * 1e3, sent)
+            present = set_rate(pace.rate_bps)
+            late_ms.append((time.monotonic() - due_s) * 1e3)
+        # The last step holds until the end.
+        pause.until(ends_s, present)
+    return _report(late_ms)
 
 
 def replay_conditions(
@@ -146,8 +158,8 @@ def interpolation(trace: ConditionTrace, step_ms: float) -> Iterator[ConditionSt
 def _replay(
     interface: str,
     namespace: str | None,
-    steps: Iterator[Step],
-    change: Callable[[Netlink, int, Step], tree.Tree],
+    steps: Iterator[ConditionStep],
+    change: Callable[[Netlink, int, ConditionStep], tree.Tree],
     present: tree.Tree,
     begin_s: float,
     duration_s: float,

@@ -20,14 +20,14 @@ RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_REPLACE = 0x200, 0x400, 0x100
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP = 0x1, 0x4, 0x8, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _HEADER = struct.Struct("=IHHII")
 _TC = struct.Struct("=BxxxiIII")
 _ATTRIBUTE = struct.Struct("=HH")
-_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
 _NESTED = 0x8000
 RECEIVE_BYTES = 1 << 18
 TIMEOUT_S = 10.0
@@ -153,6 +153,21 @@ class Netlink:
                     of_kind = requests[place][1].kind or "traffic control"
                     refused[place] = LinkError(f"{of_kind}: {words}")
         return refused
+
+    def statistics(self, kind: int, message: TrafficControl) -> dict[int, bytes]:
+        """The statistics of one qdisc or class: TCA_STATS2's attributes."""
+        number = next(self._sequence)
+        # Without ECHO only listeners to all changes would hear the answer.
+        self._socket.send(_pack(kind, message, NLM_F_REQUEST | NLM_F_ECHO, number))
+        while True:
+            for answer, _, their_number, payload in messages(self._socket.recv(RECEIVE_BYTES)):
+                if their_number != number:
+                    continue
+                if answer == NLMSG_ERROR:
+                    (status,) = struct.unpack_from("=i", payload)
+                    raise LinkError(f"traffic control: {os.strerror(-status)}")
+                found = dict(attributes(payload[_TC.size :]))
+                return dict(attributes(found.get(_TCA_STATS2, b"")))
 
     def dump(self, kind: int, interface: int, parent: int = 0) -> list[TrafficControl]:
         """All qdiscs, classes or filters of an interface."""

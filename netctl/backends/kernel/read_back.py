@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -98,6 +99,18 @@ def _shown_queue(shown: TrafficControl | None) -> Queue | None:
         return None
     limit = qdiscs.codel_limit if shown.kind == "codel" else qdiscs.fifo_limit
     return Queue(shown.kind, limit(shown.options))  # type: ignore[arg-type]
+
+
+_BASIC_STATISTICS, _QUEUE_STATISTICS = 1, 3
+"""TCA_STATS_BASIC: u64 bytes, u32 packets; TCA_STATS_QUEUE: u32 packets, bytes, drops…"""
+
+
+def sent(netlink: Netlink, index: int) -> tuple[int, int]:
+    """The bytes that a tree's meter has sent since it was made, and those that wait for it."""
+    found = netlink.statistics(nl.RTM_GETTCLASS, TrafficControl(index, CLASS, METER))
+    (sent_bytes,) = struct.unpack_from("=Q", found[_BASIC_STATISTICS])
+    _, backlog_bytes = struct.unpack_from("=2I", found[_QUEUE_STATISTICS])
+    return sent_bytes, backlog_bytes
 
 
 def describe(planned: Tree) -> str:

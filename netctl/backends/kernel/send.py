@@ -94,7 +94,9 @@ def _netem_alone(index: int, planned: Tree, flags: int) -> list[Request]:
             bands = TrafficControl(index, BANDS, TC_H_ROOT, 0, "prio", two_bands())
             filters = tuple(exempting_filters(planned.exempt, BANDS | 1))
             requests = [(qdisc, bands, flags), *_filtering(index, BANDS, filters, flags)]
-    netem = TrafficControl(index, NETEM, parent, 0, "netem", planned.netem.encode())
+    netem = TrafficControl(
+        index, NETEM, parent, 0, "netem", planned.netem.encode(changing=not flags)
+    )
     return [*requests, (qdisc, netem, flags)]
 
 
@@ -124,7 +126,9 @@ def _branch(
     assert queue is not None
     requests = [_classed(index, own, parent, rate, flags)]
     if branch.netem is not None:
-        netem = TrafficControl(index, netem_handle, own, 0, "netem", branch.netem.encode())
+        netem = TrafficControl(
+            index, netem_handle, own, 0, "netem", branch.netem.encode(changing=not flags)
+        )
         requests.append((nl.RTM_NEWQDISC, netem, flags))
         own = netem_handle | 1
     waiting = TrafficControl(index, queue_handle, own, 0, queue.kind, queue.encode())
