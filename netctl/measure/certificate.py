@@ -51,6 +51,8 @@ class Certificate:
     machine: str
     baseline_ms: float
     """One-way delay of this machine's loopback by the same prober; subtracted from every delay."""
+    late_ms: float = 0.0
+    """As in a direction's measurement, of the worse one."""
 
     @property
     def passed(self) -> bool:
@@ -63,7 +65,7 @@ class Certificate:
         """For people: a line for each quantity."""
         lines = [
             f"{self.backend} on Linux {self.kernel} ({self.machine}); baseline "
-            f"{self.baseline_ms:.3f} ms subtracted"
+            f"{self.baseline_ms:.3f} ms subtracted; the prober itself late by {self.late_ms:.3f} ms"
         ]
         for v in self.verdicts:
             measured = "not told" if v.measured is None else f"{v.measured:.6g}"
@@ -97,7 +99,7 @@ def certify(
     ]
     return Certificate(
         (*verdicts, *others), backend, platform.release(), f"{os.cpu_count()} × {platform.machine()}",
-        baseline_ms,
+        baseline_ms, max(found.late_ms for found in measured.values()),
     )  # fmt: skip
 
 

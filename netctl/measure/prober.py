@@ -70,6 +70,9 @@ class DirectionMeasurement:
     duplicated: Estimate
     overtaken: Estimate
     """The share of dense probes that a later one overtook."""
+    late_ms: float = 0.0
+    """By how much the prober itself was late with one of twenty probes, or more: a machine that busy
+    can make a right link look wrong."""
 
 
 End = tuple[str | None, str]
@@ -111,6 +114,8 @@ class Path:
         self._receiver.setblocking(False)
         self._run = 0
         self._overflowed = 0
+        self._late_s: list[float] = []
+        """How late this process sent what was due, each time that it waited for the moment."""
         self._seen: set[int] = set()
         """What arrived of the present stream: copies count once."""
 
@@ -131,9 +136,12 @@ class Path:
         overflowed_before = self._overflowed
         padding = bytes(payload - _HEADER.size)
         arrivals: list[Arrival] = []
-        start_s = time.monotonic()
+        start_s = next_s = time.monotonic()
         sent = 0
         while sent < count:
+            late_s = time.monotonic() - next_s
+            if sent and late_s >= 0:
+                self._late_s.append(late_s)
             due = min(count, int((time.monotonic() - start_s) / interval_s) + 1)
             # One look at the clock for all that are due: in a virtual machine each is dear.
             sent_ns = time.time_ns()
@@ -152,6 +160,11 @@ class Path:
                 f"this machine was too busy and lost {lost} packets that the link had delivered"
             )
         return arrivals, sending_s
+
+    def late_ms(self) -> float:
+        """By how much one of twenty sendings was late, or more, since this was asked last."""
+        late_s, self._late_s = sorted(self._late_s), []
+        return 1e3 * late_s[len(late_s) * 19 // 20] if late_s else 0.0
 
     def _collect(self, arrivals: list[Arrival], timeout_s: float) -> None:
         if not select.select((self._receiver,), (), (), timeout_s)[0]:
@@ -298,10 +311,11 @@ def measure_directions(
         probed = list(pool.map(lambda one: _probe(one[0], one[1], probes), directions))
     measured = []
     for (path, asked), found in zip(directions, probed, strict=True):
+        probing_ms = path.late_ms()
         if asked.rate_bps is not None:
             try:
                 found = replace(found, rate_bps=_rate(path, asked, rate_duration_s))
             except UntoldError as error:
                 found = replace(found, rate_untold=str(error))
-        measured.append(found)
+        measured.append(replace(found, late_ms=max(probing_ms, path.late_ms())))
     return measured
