@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from device_agent.agent import serve
+from device_agent.config import DeviceSettings
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shipped import MODELS, ROOT
 
-__all__ = ["MODELS", "ROOT", "Agent", "Agents", "free_port", "healthy"]
+__all__ = ["MODELS", "PATIENCE_S", "ROOT", "Agent", "Agents", "device_here", "free_port", "healthy"]
+
+PATIENCE_S = 240.0
+"""How long anything may take here: a machine may be slow, and busy with other things."""
 
 
 class Agent:
@@ -33,7 +40,7 @@ class Agent:
     async def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.returncode is None:
             self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 15)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
 
 
 class Agents:
@@ -67,6 +74,18 @@ class Agents:
                 await agent.stop(signal.SIGKILL)
 
 
+@contextlib.asynccontextmanager
+async def device_here(settings: dict[str, Any]) -> AsyncIterator[None]:
+    """A device agent in this process, where tests can hold its engine, until the block ends."""
+    serving = asyncio.ensure_future(serve(DeviceSettings.model_validate(settings)))
+    try:
+        await healthy(settings["listen"])
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -78,5 +97,6 @@ async def healthy(address: str) -> None:
     """Wait until an agent at a plaintext address serves."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30, wait_for_ready=True)
+        request = health_pb2.HealthCheckRequest()
+        reply = await stub.Check(request, timeout=PATIENCE_S, wait_for_ready=True)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING

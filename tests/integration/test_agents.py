@@ -12,7 +12,8 @@ import pytest
 import zmq
 import zmq.asyncio
 import zmq.auth
-from agents import MODELS, Agents, free_port, healthy
+from agents import MODELS, PATIENCE_S, Agents, device_here, free_port, healthy
+from gates import Gate
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from airloom.identity import Role
@@ -75,13 +76,13 @@ async def infer(
     async with grpc.aio.insecure_channel(f"unix:{folder}/{agent}.sock") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         request = inference_pb2.InferRequest(task=task, device_id=device_id)
-        return (await stub.Infer(request, timeout=30)).result
+        return (await stub.Infer(request, timeout=PATIENCE_S)).result
 
 
 async def devices(folder: Path) -> list[str]:
     async with grpc.aio.insecure_channel(f"unix:{folder}/cloud.sock") as channel:
         stub = fleet_pb2_grpc.FleetServiceStub(channel)
-        reply = await stub.ListDevices(fleet_pb2.ListDevicesRequest(), timeout=10)
+        reply = await stub.ListDevices(fleet_pb2.ListDevicesRequest(), timeout=PATIENCE_S)
         return [device.device_id for device in reply.devices]
 
 
@@ -90,7 +91,7 @@ async def until_registered(folder: Path, expected: list[str]) -> None:
         while await devices(folder) != expected:
             await asyncio.sleep(0.02)
 
-    await asyncio.wait_for(poll(), 20)
+    await asyncio.wait_for(poll(), PATIENCE_S)
 
 
 async def start_both(
@@ -209,15 +210,22 @@ async def test_deadlines_and_cancellation_come_back_as_statuses(agents: Agents) 
     assert (await infer(agents.folder, question())).answer.text
 
 
-async def test_text_is_streamed_as_it_is_decoded(agents: Agents) -> None:
+async def test_text_is_streamed_as_it_is_decoded(agents: Agents, gate: Gate) -> None:
     settings = device_settings(agents.folder, None, PLAINTEXT)
     settings["model"]["stream_interval_ms"] = 0
-    await agents.start("device", "board", settings)
-    await healthy(f"unix:{agents.folder}/board.sock")
-    async with grpc.aio.insecure_channel(f"unix:{agents.folder}/board.sock") as channel:
+    gate.shut(after=1)
+    events = []
+    async with (
+        device_here(settings),
+        grpc.aio.insecure_channel(settings["listen"]) as channel,
+    ):
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         request = inference_pb2.InferStreamRequest(task=question())
-        events = [event async for event in stub.InferStream(request, timeout=20)]
+        async for event in stub.InferStream(request, timeout=PATIENCE_S):
+            events.append(event)
+            # The next token is not made before this one was told.
+            gate.let(1)
+        gate.open()
     *texts, last = events
     assert len(texts) > 3
     assert "".join(event.text for event in texts) == last.result.answer.text
@@ -229,7 +237,7 @@ async def test_reflection_lists_the_services(agents: Agents) -> None:
     async with grpc.aio.insecure_channel(f"unix:{agents.folder}/board.sock") as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        (reply,) = [r async for r in stub.ServerReflectionInfo(iter([request]), timeout=10)]
+        (reply,) = [r async for r in stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE_S)]
     names = {service.name for service in reply.list_services_response.service}
     assert {"airloom.v1.InferenceService", "grpc.health.v1.Health"} <= names
 
@@ -245,7 +253,7 @@ async def test_telemetry_arrives_on_its_own_socket(agents: Agents) -> None:
         "interval_s": 0.05,
     }
     await agents.start("device", "board", settings)
-    topic, payload = await asyncio.wait_for(socket.recv_multipart(), 20)
+    topic, payload = await asyncio.wait_for(socket.recv_multipart(), PATIENCE_S)
     sample = telemetry_pb2.TelemetrySample.FromString(payload)
     assert topic == b"board" == sample.device_id.encode()
     assert sample.memory_total_bytes > sample.agent_memory_bytes > 1_000_000
@@ -267,14 +275,14 @@ async def test_telemetry_over_tcp_is_encrypted_unless_plaintext_is_asked_for(
     settings = device_settings(agents.folder, None, PLAINTEXT)
     settings["telemetry"] = {"endpoint": f"tcp://127.0.0.1:{port}", "interval_s": 0.05}
     refused = await agents.start("device", "refused", settings)
-    assert await asyncio.wait_for(refused.process.wait(), 20) == 1
+    assert await asyncio.wait_for(refused.process.wait(), PATIENCE_S) == 1
     assert "telemetry: " in refused.log
     assert "needs either curve or plaintext: true" in refused.log
     # Relative paths start at the settings file's folder.
     curve = {"server_key": "telemetry/reader.key", "certificate": f"telemetry/{board_keys.name}"}
     settings["telemetry"]["curve"] = curve
     await agents.start("device", "board", settings)
-    topic, _ = await asyncio.wait_for(socket.recv_multipart(), 20)
+    topic, _ = await asyncio.wait_for(socket.recv_multipart(), PATIENCE_S)
     assert topic == b"board"
     socket.close(0)
     context.term()
@@ -304,7 +312,7 @@ async def test_a_busy_port_a_missing_and_a_broken_setting_are_one_clear_line(
         ("device", "broken", broken, "broken.yaml:3: listen_security: give ca"),
     ):
         agent = await agents.start(kind, name, settings)
-        assert await asyncio.wait_for(agent.process.wait(), 20) == 1
+        assert await asyncio.wait_for(agent.process.wait(), PATIENCE_S) == 1
         (line,) = [line for line in agent.log.splitlines() if line.startswith(f"{kind}-agent: ")]
         assert says in line
         assert "Traceback" not in agent.log

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from agents import MODELS, Agents, free_port, healthy
+from gates import Clock
 from test_agents import PLAINTEXT, TRUSTED, device_settings, infer, question, until_registered
 
 from airloom.errors import (
@@ -119,13 +120,19 @@ async def talk_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             await asyncio.sleep(0.01)
 
 
-async def test_a_deadline_ends_an_answer_that_keeps_coming() -> None:
+async def test_a_deadline_ends_an_answer_that_keeps_coming(clock: Clock) -> None:
     port = free_port()
     server = await asyncio.start_server(talk_for_ever, "127.0.0.1", port)
     remote = OpenAIServer(settings_of(f"http://127.0.0.1:{port}", model="endless"))
     texts: list[str] = []
+
+    async def tell(text: str) -> None:
+        texts.append(text)
+        if len(texts) == 2:
+            clock.advance(1e6)
+
     with pytest.raises(DeadlineExceededError, match="the deadline passed"):
-        await remote.chat(asking(deadline_s=time.monotonic() + 1), telling(texts))
+        await remote.chat(asking(deadline_s=clock.now_s() + 1e6), tell)
     assert len(texts) > 1
     await remote.close()
     server.close()

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from agents import MODELS, ROOT
+from agents import MODELS, PATIENCE_S, ROOT
 from measuring import WITHIN_S, measure_until_told
 
 from testbed.records import read_events
@@ -43,7 +43,9 @@ def scenario(folder: Path, count: int = 6, **changes: object) -> Path:
     return path
 
 
-def run_testbed(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def run_testbed(
+    *arguments: str | Path, timeout_s: float = PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [TESTBED, *arguments],
         capture_output=True,
@@ -200,7 +202,7 @@ def test_a_scenario_runs_without_root() -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=PATIENCE_S,
             cwd=folder,
             env={"PATH": os.environ["PATH"], "HOME": str(folder)},
         )
@@ -217,8 +219,8 @@ def test_killing_the_runner_leaves_nothing(tmp_path: Path, moment: str) -> None:
     run = tmp_path / "run"
     process = run_until(moment, scenario(tmp_path, count=30), run)
     process.kill()
-    process.wait(timeout=10)
-    deadline_s = time.monotonic() + 10
+    process.wait(timeout=PATIENCE_S)
+    deadline_s = time.monotonic() + PATIENCE_S
     while processes_naming(str(run)) or processes_naming("netctl.cli link"):
         assert time.monotonic() < deadline_s, processes_naming(str(run))
         time.sleep(0.05)
@@ -232,7 +234,7 @@ def test_killing_an_agent_is_reported_and_the_run_ends(tmp_path: Path) -> None:
     for victim in psutil.process_iter(["cmdline"]):
         if victim.info["cmdline"][-2:] == ["run", str(run / "know-lte.yaml")]:
             victim.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "testbed: know-lte ended with status -9" in errors
     assert read_events(run)[-1]["event"] == "failed"
@@ -243,7 +245,7 @@ def test_an_interrupt_ends_a_run_in_good_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = run_until("[  3/", scenario(tmp_path, count=60), run)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "interrupted; what had happened by then is in" in errors
     events = read_events(run)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import httpx
-from agents import Agents, free_port, healthy
+from agents import PATIENCE_S, Agents, free_port, healthy
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from test_agents import (
     PLAINTEXT,
@@ -94,7 +94,7 @@ async def test_an_http_request_continues_its_callers_trace(agents: Agents) -> No
         agent = await agents.start("device", "board", {**settings, "tracing": tracing})
         await healthy(f"unix:{folder}/board.sock")
         url = f"http://127.0.0.1:{port}/v1/completions"
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=PATIENCE_S) as client:
             whole = await client.post(url, json=body)
             streamed = await client.post(url, json={**body, "stream": True})
             await client.post(url, json={**body, "prompt": "x " * 5000})
