@@ -1,6 +1,7 @@
 """The same tests find the same, each time; `HYPOTHESIS_PROFILE=explore make test` looks further."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gates import Clock, Gate
+
+# A shell ignores SIGINT for what it runs in the background, and whatever is started inherits that: tests
+# that interrupt a program would wait in vain. Programs do not inherit a handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)

@@ -192,7 +192,7 @@ async def test_mutual_tls_lets_in_whom_the_authority_knows_and_nobody_else(agent
     settings |= {"device_id": "board2", "listen": f"unix:{folder}/board2.sock"}
     await agents.start("device", "board2", settings)
     await healthy(f"unix:{folder}/board2.sock")
-    result = await infer(folder, question(), "board2")
+    result = await infer(folder, question(deadline_ms=3000), "board2")
     assert result.answer.fallback_reason
     assert await devices(folder) == ["board"]
 

@@ -232,7 +232,7 @@ def test_killing_an_agent_is_reported_and_the_run_ends(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = run_until("[  1/", scenario(tmp_path, count=60), run)
     for victim in psutil.process_iter(["cmdline"]):
-        if victim.info["cmdline"][-2:] == ["run", str(run / "know-lte.yaml")]:
+        if (victim.info["cmdline"] or [])[-2:] == ["run", str(run / "know-lte.yaml")]:
             victim.kill()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from typing import Protocol
 
@@ -57,11 +58,13 @@ class Opportunities:
         return self._now_s
 
     def _skip_to(self, start_s: float) -> None:
-        laps = int((start_s - self._lap_s) // self._period_s)
+        # A microsecond of grace: binary fractions must not lose an opportunity. The last one of a lap
+        # is at the very moment at which the next lap begins.
+        ahead_s = start_s - self._lap_s - 1e-6
+        laps = math.ceil(ahead_s / self._period_s) - 1
         if laps > 0:
             self._lap_s += laps * self._period_s
             self._next = 0
-        # A microsecond of grace: binary fractions must not lose an opportunity.
         found = bisect_left(self._times_s, start_s - self._lap_s - 1e-6)
         self._next = max(self._next, found)
 
