@@ -196,7 +196,9 @@ async def test_a_running_task_moves_to_another_board(
         assert 0 < len(rest) < 300
         assert result.answer.text.endswith(rest)
         assert result.answer.provenance.agent_id == "other"
-        with pytest.raises(grpc.aio.AioRpcError, match="no run 'moving' of local is under way here"):
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="no run 'moving' of local is under way here"
+        ):
             again = other.Suspend(
                 inference_pb2.SuspendRequest(task_id="moving"), timeout=PATIENCE_S
             )
