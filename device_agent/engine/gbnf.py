@@ -11,6 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from airloom.errors import InvalidTaskError
 from device_agent.engine.limits import MAX_GRAMMAR_BYTES
 
@@ -36,6 +39,13 @@ class Characters:
         """Whether any code point of a range is in the set."""
         at = bisect_right(self.bounds, first)
         return at % 2 == 1 or (at < len(self.bounds) and self.bounds[at] <= last)
+
+    def meets_any(self, first: NDArray[np.int32], last: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """As `meets`, for many ranges."""
+        bounds = np.array([*self.bounds, np.iinfo(np.int32).max], np.int32)
+        at = np.searchsorted(bounds[:-1], first, side="right")
+        inside: NDArray[np.bool_] = (at % 2 == 1) | (bounds[at] <= last)
+        return inside
 
 
 @dataclass(frozen=True, slots=True)

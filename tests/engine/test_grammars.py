@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine import GenerateRequest, Model, Sampling
+from device_agent.engine import GenerateRequest, Model, Sampling, grammar_states
 from device_agent.engine import grammar as grammar_module
 from device_agent.engine.gbnf import MAX_DEPTH, characters, parse
 from device_agent.engine.grammar import Grammar
@@ -268,7 +268,7 @@ async def test_too_many_ways_at_once_end_that_request_alone(
     engine = make_engine()
     prompt = engine.model.user_prompt("What is 12+25?")
     request = GenerateRequest(prompt, grammar=AMBIGUOUS, max_tokens=50)
-    monkeypatch.setattr(grammar_module, "MAX_STACKS", 4)
+    monkeypatch.setattr(grammar_states, "MAX_STACKS", 4)
     failed, other = await asyncio.gather(
         engine.generate(request), engine.generate(GenerateRequest(prompt)), return_exceptions=True
     )
