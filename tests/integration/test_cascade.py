@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+import httpx
 import pytest
-from agents import MODELS
+from agents import MODELS, Agents, free_port, healthy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
 from device_agent.config import AnswerSettings, DeviceSettings, ModelSettings
 from device_agent.engine import Engine, EngineSettings, Model, OnText
-from protos.airloom.v1 import task_pb2
+from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 QUESTION = "What is 12+25?"
 TOO_LONG = "7" * 500
@@ -369,3 +371,46 @@ def test_what_is_no_conversation_is_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidTaskError, match=says):
         answerer_of(chat).chat_request(task, None)
+
+
+async def test_both_apis_reach_a_real_cloud_and_tell_what_was_set_aside(agents: Agents) -> None:
+    folder, port, http_port = agents.folder, free_port(), free_port()
+    plaintext = {"plaintext": True}
+    cloud = {
+        "listen": f"127.0.0.1:{port}",
+        "security": {"plaintext": True, "trust_names": True},
+        "model": {"path": str(MODELS["cloud"]), "threads": 1},
+    }
+    board = {
+        "device_id": "board",
+        "listen": f"unix:{folder}/board.sock",
+        "listen_security": plaintext,
+        "model": {"path": str(MODELS["mathematics"]), "threads": 1},
+        "routing": {"threshold": 1.0},
+        "cloud": {"address": f"127.0.0.1:{port}", "security": plaintext, "backoff_max_s": 0.3},
+        "http": {"listen": f"127.0.0.1:{http_port}", "security": plaintext},
+    }
+    await agents.start("cloud", "cloud", cloud)
+    await agents.start("device", "board", board)
+    await healthy(f"127.0.0.1:{port}")
+    await healthy(f"unix:{folder}/board.sock")
+    # The deadline is the time in which the stream to the cloud has to be there.
+    task = task_of(budget=task_pb2.Budget(deadline_ms=60_000))
+    async with grpc.aio.insecure_channel(f"unix:{folder}/board.sock") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = inference_pb2.InferStreamRequest(task=task)
+        events = [event async for event in stub.InferStream(request, timeout=60)]
+    answer = events[-1].result.answer
+    assert answer.provenance.place == task_pb2.PLACE_CLOUD
+    kinds = [event.WhichOneof("event") for event in events]
+    (change,) = [index for index, kind in enumerate(kinds) if kind == "set_aside"]
+    assert "".join(event.text for event in events[:change]).endswith(answer.set_aside.answer)
+    assert "".join(event.text for event in events[change:-1]) == answer.text
+    assert events[change].set_aside.reason == answer.escalation_reason
+    url = f"http://127.0.0.1:{http_port}/v1/chat/completions"
+    messages = [{"role": "user", "content": QUESTION}]
+    body = {"model": "airloom-mathematics", "messages": messages, "temperature": 0}
+    async with httpx.AsyncClient(timeout=60) as client:
+        reply = await client.post(url, json=body)
+    assert reply.headers["airloom-model"] == "airloom-cloud"
+    assert reply.json()["choices"][0]["message"]["content"].endswith("37")
