@@ -14,7 +14,7 @@ from airloom.identity import Caller, caller_of
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
 from device_agent.handover import Handover
-from device_agent.idempotency import IdempotentRuns, OnStarted, new_run_id
+from device_agent.idempotency import IdempotentRuns, OnStarted, by_deadline_at_last, new_run_id
 from device_agent.running_tasks import RunningTasks
 from device_agent.task_limits import check_batch, check_task, check_texts, check_tokenize
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
@@ -209,7 +209,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             followed.run_id = new_run_id()
             started = inference_pb2.Started(run_id=followed.run_id)
             await context.write(inference_pb2.ResumeResponse(started=started))
-            completion = await handover.resume(arrived, followed.run_id, tell, deadline_s)
+            completion = await by_deadline_at_last(
+                handover.resume(arrived, followed.run_id, tell, deadline_s), deadline_s
+            )
         result = self._answerer.result(arrived.label, completion, started_s)
         await context.write(inference_pb2.ResumeResponse(result=result))
 

@@ -355,6 +355,20 @@ async def test_what_a_board_cannot_keep_to_is_refused_and_zero_time_has_passed(
     await refused(batch(stub), grpc.StatusCode.INVALID_ARGUMENT, "tasks has 0 elements")
 
 
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_an_engine_that_stands_still_keeps_nobody_beyond_the_deadline(
+    board: Board, gate: Gate, key: str
+) -> None:
+    stub = await board.as_caller("board-b")
+    gate.shut()
+    task = sum_of(13, 24, idempotency_key=key, budget=task_pb2.Budget(deadline_ms=50))
+    for ask in (infer, stream):
+        await refused(ask(stub, task), grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+    (failed,) = await batch(stub, task)
+    assert failed.error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    gate.open()
+
+
 async def test_a_fault_in_a_handler_is_internal_and_ends_every_kind_of_call(
     identities: Identities,
 ) -> None:
