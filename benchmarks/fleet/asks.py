@@ -1,8 +1,8 @@
 """Ten thousand asks over fifty boards whose links break: each gets the answer to its own question.
 
-Every ask has a sum or a difference of its own, and every board is told to be unsure of all: so each ask goes up its
-board's stream, through a proxy that breaks or falls silent at random moments. The labels (task_id) are
-ten, and say nothing. The count is reached by 200 asks of each board, four at a time.
+Every ask has a sum or a difference of its own, and every board is told to be unsure of all: so each
+goes up its board's stream, through a proxy that breaks or falls silent at random moments. The labels
+(task_id) are ten, and say nothing. The count is reached by 200 asks of each board, four at a time.
 """
 
 from __future__ import annotations
