@@ -34,8 +34,8 @@ _BAD: dict[str, task_pb2.Sampling] = {
     "tiny-temperature": task_pb2.Sampling(temperature=1e-45),
     "largest-integers": task_pb2.Sampling(max_tokens=2**32 - 1, top_k=2**32 - 1, seed=2**64 - 1),
 }
-_MAY_BE_ANSWERED = ("tiny-temperature", "largest-integers")
-"""Odd, but with a meaning."""
+_MAY_BE_ANSWERED = ("tiny-temperature", "negative-temperature", "largest-integers")
+"""Odd, but with a meaning: at 0 and below the likeliest token is taken, as llama.cpp does."""
 
 
 async def _send(name: str, site: Site) -> Outcome:
@@ -59,7 +59,12 @@ _GROUPS = {
     "min_p-2": ["min_p-2"],
     "no-number-with-top_k": ["nan-temperature-top_k", "nan-top_p-top_k"],
     "negative": ["negative-temperature", "negative-top_p", "negative-min_p"],
-    "extreme": ["infinite-temperature", "infinite-penalties", *_MAY_BE_ANSWERED],
+    "extreme": [
+        "infinite-temperature",
+        "infinite-penalties",
+        "tiny-temperature",
+        "largest-integers",
+    ],
 }
 
 ATTACKS = tuple(

@@ -122,7 +122,7 @@ def fleet_of_one(
         asked=asked,
         registered=("board-a",),
         # Two agents and a link work on a request to the board.
-        rate_per_s=60.0 if asked == "board-a" else 100.0,
+        rate_per_s=40.0 if asked == "board-a" else 100.0,
         authority=alone.authority,
         ports=alone.ports,
     )
