@@ -38,7 +38,7 @@ def write_encoder(path: Path, seed: int = 0) -> Path:
     writer.add_token_types([int(kind) for kind in kinds])
     writer.add_pad_token_id(0)
     writer.add_unk_token_id(1)
-    writer.add_cls_token_id(2)
+    writer.add_bos_token_id(2)
     writer.add_sep_token_id(3)
     writer.add_mask_token_id(4)
     rng = np.random.default_rng(seed)

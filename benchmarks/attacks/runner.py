@@ -102,8 +102,9 @@ async def _run_once(attack: Attack, asker: Asker) -> Row:
         try:
             async with standing(attack.stage(folder), folder) as site:
                 return await _observe(attack, site, asker)
-        except RuntimeError as error:
-            return Row(attack, "", 0, 0, 1, 1, 0, False, (f"could not be run: {error}",))
+        except Exception as error:  # the other attacks go on, whatever this one met
+            told = f"could not be run: {type(error).__name__}: {error}"
+            return Row(attack, "", 0, 0, 1, 1, 0, False, (told,))
 
 
 async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
