@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from airloom.errors import InvalidTaskError, ModelLoadError
 from device_agent.engine.context import Context, DecodeError
+from device_agent.engine.image_size import MAX_PIXELS, image_size
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, check_is_gguf, loading
 from device_agent.engine.requests import IMAGE_MARK, Image
@@ -100,15 +101,24 @@ class Vision:
                 mtmd_cpp.mtmd_bitmap_free(bitmap)
 
     def _bitmap(self, index: int, image: Image) -> object:
-        data = (ctypes.c_uint8 * len(image.data)).from_buffer_copy(image.data)
-        bitmap = mtmd_cpp.mtmd_helper_bitmap_init_from_buf(
-            self._native, data, len(image.data), False
-        )
+        width, height = image_size(image.data) or (0, 0)
+        if width * height > MAX_PIXELS:
+            raise InvalidTaskError(
+                f"image {index} has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are taken"
+            )
+        bitmap = self._decoded(image) if width and height else None
         if not bitmap:
             raise InvalidTaskError(
                 f"image {index} ({len(image.data)} bytes) is not one that can be read; "
                 "PNG, JPEG, BMP and GIF can"
             )
+        return bitmap
+
+    def _decoded(self, image: Image) -> object:
+        data = (ctypes.c_uint8 * len(image.data)).from_buffer_copy(image.data)
+        bitmap: object = mtmd_cpp.mtmd_helper_bitmap_init_from_buf(
+            self._native, data, len(image.data), False
+        )
         return bitmap
 
     def _encode(

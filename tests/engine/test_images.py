@@ -2,14 +2,20 @@
 
 import asyncio
 import dataclasses
+import io
+import struct
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from engines import MODELS, MakeEngine
 from files import GreyLetters
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airloom.errors import InternalError, InvalidTaskError, ModelLoadError
 from device_agent.engine import IMAGE_MARK, Completion, GenerateRequest, Image
+from device_agent.engine.image_size import image_size
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +126,31 @@ async def test_a_generation_that_has_read_images_cannot_be_held_and_goes_on(
     with pytest.raises(InvalidTaskError, match="has read images"):
         await generation.hold(lease_s=60)
     assert (await generation.completion()).text == expected.text
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
+@given(size=st.tuples(st.integers(1, 300), st.integers(1, 300)))
+@settings(max_examples=20, deadline=None)
+def test_an_images_size_is_read_from_its_header(kind: str, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size).save(file, kind)
+    assert image_size(file.getvalue()) == size
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"]),
+)
+def test_any_bytes_have_a_size_or_none(data: bytes, head: bytes) -> None:
+    size = image_size(head + data)
+    assert size is None or min(size) >= 0
+
+
+async def test_an_image_that_unfolds_to_gigabytes_is_refused_by_its_header(
+    projector: Path, make_engine: MakeEngine
+) -> None:
+    header = struct.pack(">II", 30_000, 30_000) + bytes([1, 0, 0, 0, 0])
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + b"IHDR" + header
+    request = GenerateRequest(f"See {IMAGE_MARK}.", images=(Image(data + bytes(99)),))
+    with pytest.raises(InvalidTaskError, match="image 0 has 30,000 x 30,000 pixels; at most"):
+        await make_engine(projector=projector).generate(request)
