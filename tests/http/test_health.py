@@ -35,5 +35,5 @@ async def test_an_engine_that_has_failed_is_not_healthy(monkeypatch: pytest.Monk
             "reason": "the engine failed: RuntimeError: a defect in the loop",
         }
         asked = {"model": engine.description.name, "prompt": "1+1"}
-        assert (await client.post("/v1/completions", json=asked)).status_code == 500
+        assert (await client.post("/v1/completions", json=asked)).status_code == 503
     await asyncio.to_thread(engine.close)
