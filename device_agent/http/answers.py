@@ -260,9 +260,11 @@ async def _merged(
     arrived: asyncio.Queue[tuple[int, Delta] | None] = asyncio.Queue()
 
     async def follow(index: int, generation: Generation) -> None:
-        async for delta in generation:
-            arrived.put_nowait((index, delta))
-        arrived.put_nowait(None)
+        try:
+            async for delta in generation:
+                arrived.put_nowait((index, delta))
+        finally:
+            arrived.put_nowait(None)
 
     following = [asyncio.ensure_future(follow(i, g)) for i, g in enumerate(generations)]
     try:
@@ -273,6 +275,7 @@ async def _merged(
                 ended += 1
             else:
                 yield item
+        await asyncio.gather(*following)
     finally:
         for task in following:
             task.cancel()
