@@ -25,6 +25,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection; knows by its certificate who is at the other end."""
 
     limits: ClassVar[HttpLimits]
+    waiting: ClassVar[dict[GuardedProtocol, None]]
+    """The server's connections on which no request is being answered or read, the oldest first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,11 +41,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if name := _certified_name(transport):
             self.app_state = {**self.app_state, "caller": name}
         if len(self.connections) > self.limits.connections:
-            self._refuse(503, f"{self.limits.connections} connections are open already")
-            return
+            oldest = next(iter(self.waiting), None)
+            if oldest is None:
+                self._refuse(503, f"{self.limits.connections} requests are being answered already")
+                return
+            # Whoever opens connections and says nothing must not keep out whoever asks.
+            oldest.give_way()
+        self.waiting[self] = None
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting.pop(self, None)
         self._stop_waiting()
         self._stop_writing_timer()
         super().connection_lost(exc)
@@ -79,6 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse_headers()
             return
         self._in_body = True
+        self.waiting.pop(self, None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -89,6 +98,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_body, self._header_bytes = False, 0
         if not self._refused:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not (self._answering() or self._in_body or self.transport.is_closing()):
+            self.waiting[self] = None
+
+    def give_way(self) -> None:
+        """Close a connection that waits, for the sake of another."""
+        self._refused = True
+        self.waiting.pop(self, None)
+        self._stop_waiting()
+        self.transport.close()
 
     def _await_headers(self) -> None:
         if self._header_timer is None and not self._refused:
@@ -151,7 +172,7 @@ class QuietServer(uvicorn.Server):
 
 def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
     """The kind of connection that uvicorn should make, within these limits."""
-    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
+    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits, "waiting": {}})
 
 
 def _certified_name(transport: asyncio.Transport) -> str:

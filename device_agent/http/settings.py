@@ -63,7 +63,10 @@ class HttpLimits(Settings):
     )
     keep_alive_s: int = Field(30, ge=1, description="for which an idle connection is kept")
     connections: int = Field(
-        512, ge=1, description="at once; beyond it new ones are answered 503 and closed"
+        512,
+        ge=1,
+        description="at once; beyond it the one that has waited longest without a request is closed, "
+        "and where none does the new one is answered 503",
     )
     requests_of_a_caller: int = Field(
         256,

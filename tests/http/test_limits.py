@@ -36,12 +36,17 @@ class Wire:
         """What has come, at least a byte unless the other side has closed."""
         return self._socket.recv(1 << 16)
 
-    def hear_all(self) -> tuple[int, str]:
-        """The status and the message of an answer, after which the other side closed."""
+    def hear_to_the_end(self) -> bytes:
+        """All that comes until the other side closes."""
         heard = b""
         with contextlib.suppress(ConnectionResetError):
             while piece := self.hear():
                 heard += piece
+        return heard
+
+    def hear_all(self) -> tuple[int, str]:
+        """The status and the message of an answer, after which the other side closed."""
+        heard = self.hear_to_the_end()
         if not heard:
             return 0, ""
         head, _, body = heard.partition(b"\r\n\r\n")
@@ -146,10 +151,7 @@ def test_an_answer_that_nobody_reads_is_not_kept_for_ever(serve: Serve) -> None:
         while httpx.get(f"{server.url}/health").status_code == 503:
             # Its place is not free yet.
             assert time.monotonic() < deadline_s
-        answers = 0
-        with contextlib.suppress(ConnectionResetError):
-            while piece := wire.hear():
-                answers += piece.count(b"HTTP/1.1 200")
+        answers = wire.hear_to_the_end().count(b"HTTP/1.1 200")
     assert answers < requests
 
 
@@ -168,14 +170,27 @@ def test_headers_are_bounded(headers: str, wire: Wire) -> None:
     assert wire.hear_all() == (431, "the headers have over 32,768 bytes")
 
 
-def test_connections_are_bounded(serve: Serve) -> None:
+def test_connections_that_ask_nothing_give_way_to_those_that_do(serve: Serve) -> None:
+    server = serve(limits={"connections": 2})
+    ask = "GET /health HTTP/1.1\r\nHost: board\r\n\r\n"
+    with Wire(server) as silent, Wire(server) as between_two:
+        between_two.say(ask)
+        assert between_two.hear().startswith(b"HTTP/1.1 200")
+        with Wire(server) as third, Wire(server) as fourth:
+            for closed, new in ((silent, third), (between_two, fourth)):
+                new.say(ask)
+                assert new.hear().startswith(b"HTTP/1.1 200")
+                assert b"HTTP/" not in closed.hear_to_the_end()
+
+
+def test_connections_that_are_answered_are_bounded(serve: Serve) -> None:
     server = serve(limits={"connections": 2})
     with Wire(server) as first, Wire(server) as second:
         for wire in (first, second):
-            wire.say("GET /health HTTP/1.1\r\nHost: board\r\n\r\n")
-            assert wire.hear().startswith(b"HTTP/1.1 200")
+            wire.say(head("Content-Length: 9", "Expect: 100-continue", key=None))
+            assert b"100" in wire.hear()
         with Wire(server) as third:
-            assert third.hear_all() == (503, "2 connections are open already")
+            assert third.hear_all() == (503, "2 requests are being answered already")
 
 
 def test_requests_of_one_caller_are_bounded_and_others_are_not(
