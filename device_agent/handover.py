@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from airloom.errors import DeadlineExceededError, InvalidTaskError, OverloadedError
 from device_agent.chat import EngineChat
 from device_agent.engine import Completion, OnText
+from device_agent.kept_results import KeepLimits, KeptResults
 from device_agent.task_limits import MAX_LABEL_CHARACTERS
 from protos.airloom.v1 import inference_pb2
 
@@ -21,6 +22,20 @@ PATIENCE_S = 30.0
 """Between two parts of a state that arrives."""
 ARRIVING_STATES = 2
 """So many of the largest states may arrive at once, or more of smaller ones."""
+
+
+SENT_LIMITS = KeepLimits(
+    age_s=60.0, results_per_caller=16, bytes_per_caller=16 << 20, results=64, bytes=32 << 20
+)
+"""Of states that were sent; larger ones are not kept."""
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+async def write_parts(state: bytes, write: Write) -> None:
+    """Write a state in parts."""
+    for start in range(0, len(state), CHUNK_BYTES):
+        await write(state[start : start + CHUNK_BYTES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +53,18 @@ class Handover:
         self._chat = chat
         self._patience_s = patience_s
         self._arriving_bytes = 0
+        self._sent = KeptResults(SENT_LIMITS, time.monotonic)
 
-    async def send(
-        self, run_id: str, deadline_s: float | None, write: Callable[[bytes], Awaitable[None]]
-    ) -> None:
+    def sent(self, owner: str, run_id: str) -> bytes | None:
+        """The state that a caller was sent a short while ago, should it not have arrived."""
+        kept = self._sent.get(owner, run_id)
+        return None if kept is None else kept.result
+
+    async def send(self, owner: str, run_id: str, deadline_s: float | None, write: Write) -> None:
         """Write a run's state in parts, then end it here: whoever asked gets HandedOverError.
 
-        Where writing fails, is cancelled or takes longer than the lease, the run goes on here.
+        Where writing fails, is cancelled or takes longer than the lease, the run goes on here. What
+        was written may still be lost on its way: `sent` has it for a while.
 
         Raises:
             NotFoundError: no such run is generating here now.
@@ -55,8 +75,9 @@ class Handover:
         hold = await self._chat.hold(run_id, max(0.0, min(LEASE_S, left_s)))
         try:
             state = await asyncio.to_thread(hold.state.to_bytes)
-            for start in range(0, len(state), CHUNK_BYTES):
-                await write(state[start : start + CHUNK_BYTES])
+            await write_parts(state, write)
+            # Before the commit, which the engine may carry out although this is cancelled meanwhile.
+            self._sent.put(owner, run_id, run_id, b"", state)
             await hold.commit()
         finally:
             hold.roll_back()

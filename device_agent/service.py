@@ -9,11 +9,18 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from airloom.errors import InvalidTaskError, ModelLoadError, UnauthenticatedError, explained
+from airloom.errors import (
+    InvalidTaskError,
+    ModelLoadError,
+    NotFoundError,
+    UnauthenticatedError,
+    explained,
+)
 from airloom.identity import Caller, caller_of
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
-from device_agent.handover import Handover
+from device_agent.engine import HandedOverError
+from device_agent.handover import Handover, write_parts
 from device_agent.idempotency import IdempotentRuns, OnStarted, by_deadline_at_last, new_run_id
 from device_agent.running_tasks import RunningTasks
 from device_agent.task_limits import check_batch, check_task, check_texts, check_tokenize
@@ -182,12 +189,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.SuspendRequest, context: Context
     ) -> None:
         _, handover = self._own_engine()
-        run_id = self._running.find(self.caller(context), request.run_id, request.task_id)
+        caller = self.caller(context)
+        sent_before = handover.sent(caller.owner, request.run_id)
 
         async def write(chunk: bytes) -> None:
             await context.write(inference_pb2.SuspendResponse(chunk=chunk))
 
-        await handover.send(run_id, _deadline(context), write)
+        try:
+            run_id = self._running.find(caller, request.run_id, request.task_id)
+            await handover.send(caller.owner, run_id, _deadline(context), write)
+        except (NotFoundError, InvalidTaskError, HandedOverError):
+            # It is not here any more: the caller took it, and may not have got it.
+            if sent_before is None:
+                raise
+            await write_parts(sent_before, write)
 
     async def Resume(  # noqa: N802
         self, request_iterator: AsyncIterator[inference_pb2.ResumeRequest], context: Context

@@ -264,7 +264,7 @@ async def test_a_suspend_that_breaks_loses_nothing(board: Board, gate: Gate, how
             raise UnreachableError("the link broke")
         await asyncio.Event().wait()
 
-    sending = asyncio.ensure_future(Handover(board.chat).send(run_id, None, write))
+    sending = asyncio.ensure_future(Handover(board.chat).send("me", run_id, None, write))
     await stepping(gate, written.wait())
     if how == "fails":
         with pytest.raises(UnreachableError):
@@ -286,11 +286,24 @@ async def test_a_suspend_that_ends_well_tells_whoever_asked(board: Board, gate: 
     async def write(chunk: bytes) -> None:
         chunks.append(chunk)
 
-    await stepping(gate, Handover(board.chat).send(run_id, None, write))
+    await stepping(gate, Handover(board.chat).send("me", run_id, None, write))
     gate.open()
     with pytest.raises(HandedOverError):
         await generation.completion()
     assert (await board.chat.engine.read_state(b"".join(chunks))).generated
+
+
+async def test_a_state_that_got_lost_on_its_way_is_fetched_again(board: Board, gate: Gate) -> None:
+    stub = await board.as_caller("board-b")
+    gate.shut(after=12)
+    running, run_id = await begun(stub, long_task("moving"))
+    state = await stepping(gate, suspend(stub, run_id=run_id))
+    gate.open()
+    await refused(_rest(running), grpc.StatusCode.CANCELLED, "handed over")
+    assert await suspend(stub, run_id=run_id) == state
+    for name in ("board-a", "operator"):
+        other = suspend(await board.as_caller(name), run_id=run_id)
+        await refused(other, grpc.StatusCode.NOT_FOUND, "is under way here")
 
 
 async def states(*chunks: bytes, label: str = "") -> AsyncIterator[inference_pb2.ResumeRequest]:
