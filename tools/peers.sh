@@ -19,6 +19,15 @@ if [ -x "$programs/llama-server" ] && [ -x "$programs/llama-bench" ]; then
     exit 0
 fi
 
+# Whoever comes meanwhile waits, and finds it done.
+mkdir -p "$CACHE"
+exec 9>"$CACHE/peers.lock"
+flock 9
+if [ -x "$programs/llama-server" ]; then
+    echo "$programs"
+    exit 0
+fi
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 say "fetching llama.cpp's source"

@@ -18,6 +18,15 @@ if [ -x "$kernel" ]; then
     exit 0
 fi
 
+# Whoever comes meanwhile waits, and finds it done.
+mkdir -p "$CACHE"
+exec 9>"$CACHE/test-kernel.lock"
+flock 9
+if [ -x "$kernel" ]; then
+    echo "$kernel"
+    exit 0
+fi
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # As root apt would download as its own user, who may not write here.
