@@ -7,6 +7,7 @@ the device's. Without settings nothing is recorded, and nothing but the API is n
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from opentelemetry import propagate, trace
@@ -24,6 +25,7 @@ from airloom.errors import AirloomError, ConfigurationError
 from airloom.settings_file import Settings
 from protos.airloom.v1 import task_pb2
 
+log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("airloom")
 
 
@@ -55,13 +57,22 @@ def recording(settings: TracingSettings | None, service: str) -> Iterator[None]:
             field="tracing",
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
-    exporter = OTLPSpanExporter(endpoint=settings.endpoint, insecure=settings.plaintext)
+    try:
+        exporter = OTLPSpanExporter(endpoint=settings.endpoint, insecure=settings.plaintext)
+    except Exception as error:
+        raise ConfigurationError(
+            f"spans cannot be sent to {settings.endpoint!r}: {error}", field="tracing"
+        ) from error
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     try:
         yield
     finally:
-        provider.shutdown()
+        try:
+            provider.shutdown()
+        except Exception:
+            # Spans are a side job: they must not take the agent's own ending.
+            log.exception("the last spans were not sent")
 
 
 @contextlib.contextmanager
