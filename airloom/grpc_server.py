@@ -43,6 +43,11 @@ class ServerLimits(Settings):
             ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout_s * 1e3)),
             ("grpc.max_metadata_size", self.headers_bytes),
             ("grpc.absolute_max_metadata_size", self.headers_bytes),
+            # Of TLS: each connection holds a buffer of this size, and a thousand are mostly idle.
+            ("grpc.tsi.max_frame_size", 4096),
+            # Notes on each connection, for a debugging service that is not offered here.
+            ("grpc.enable_channelz", 0),
+            ("grpc.max_channel_trace_event_memory_per_node", 0),
             # Connections whose other end is gone without a word are closed.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),

@@ -78,7 +78,9 @@ class CloudAgentSettings(Settings):
         None, description="serve OpenAI's API as well; only with a model of its own"
     )
     tracing: TracingSettings | None = Field(None, description="send OpenTelemetry spans")
-    heartbeat_interval_s: float = Field(2.0, ge=0.01, le=3600)
+    heartbeat_interval_s: float = Field(
+        4.0, ge=0.01, le=3600, description="three of them in silence, and a device counts as lost"
+    )
     fleet: FleetSettings = FleetSettings()
     limits: ServerLimits = Field(ServerLimits(), description="of the gRPC server")
     synchronised_clocks: bool = Field(
