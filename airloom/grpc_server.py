@@ -44,7 +44,7 @@ class ServerLimits(Settings):
             ("grpc.max_metadata_size", self.headers_bytes),
             ("grpc.absolute_max_metadata_size", self.headers_bytes),
             # Of TLS: each connection holds a buffer of this size, and a thousand are mostly idle.
-            ("grpc.tsi.max_frame_size", 4096),
+            ("grpc.tsi.max_frame_size", 2048),
             # Notes on each connection, for a debugging service that is not offered here.
             ("grpc.enable_channelz", 0),
             ("grpc.max_channel_trace_event_memory_per_node", 0),

@@ -38,10 +38,11 @@ class Lanes(Generic[M]):
         self._kind: type[M] = kind
         self._limits = limits
         self._heartbeat: M | None = None
-        self._control: deque[M] = deque()
+        # Lists: mostly empty, and there is one of each for every device.
+        self._control: list[M] = []
         self._payloads: deque[_Payload[M]] = deque()
         self._unfinished_bytes = 0
-        self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._room: list[tuple[int, asyncio.Future[None]]] = []
         self._ready = asyncio.Event()
         self.closing: asyncio.Future[AirloomError] = asyncio.get_running_loop().create_future()
         """Why nothing more is sent; whoever reads or writes the stream should end then."""
@@ -136,7 +137,7 @@ class Lanes(Generic[M]):
 
     def _next(self) -> M | None:
         if self._control:
-            return self._control.popleft()
+            return self._control.pop(0)
         if (heartbeat := self._heartbeat) is not None:
             self._heartbeat = None
             return heartbeat
@@ -208,7 +209,7 @@ class Lanes(Generic[M]):
             size, granted = self._room[0]
             if self._unfinished_bytes + size > self._limits.unfinished_bytes:
                 return
-            self._room.popleft()
+            self._room.pop(0)
             if not granted.done():
                 self._unfinished_bytes += size
                 granted.set_result(None)

@@ -10,7 +10,7 @@ import grpc
 
 from airloom.errors import AirloomError
 from airloom.grpc_status import end_call
-from airloom.identity import caller_of
+from airloom.identity import Caller, caller_of
 from airloom.log_text import one_line
 from airloom.stream import MISSED_HEARTBEATS
 from cloud_agent.config import FleetSettings
@@ -21,7 +21,7 @@ from cloud_agent.fleet.stream import DeviceStream
 from cloud_agent.fleet.teams import Teams
 from device_agent.answering import Answerer
 from device_agent.idempotency import IdempotentRuns
-from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc
+from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +79,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> None:
         caller = caller_of(context, trust_names=self._trust_names)
         with self._counts.handshake(caller):
-            registration = await read_registration(requests, self._settings.registration_timeout_s)
-        device = ConnectedDevice(
-            caller.registered_name(registration.device_id),
-            registration.model,
-            one_line(context.peer(), 80),
-            self._limits,
-        )
+            device = await self._registered(caller, requests, one_line(context.peer(), 80))
         asks = DeviceAsks(
             device,
             self._answerer,
@@ -102,6 +96,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         finally:
             self._registry.remove(device)
             log.info("%s left", device.device_id)
+
+    async def _registered(
+        self, caller: Caller, requests: AsyncIterator[fleet_pb2.ConnectRequest], peer: str
+    ) -> ConnectedDevice:
+        registration = await read_registration(requests, self._settings.registration_timeout_s)
+        name = caller.registered_name(registration.device_id)
+        # Copied: a part would keep the whole message in memory.
+        model = inference_pb2.ModelInfo()
+        model.CopyFrom(registration.model)
+        return ConnectedDevice(name, model, peer, self._limits)
 
     def _welcome(self) -> fleet_pb2.Welcome:
         return fleet_pb2.Welcome(
