@@ -151,7 +151,7 @@ async def outcome_of(
         return Outcome("no answer", f"no answer and no error within {within_s:g} s")
     except grpc.aio.AioRpcError as error:
         code, details = error.code(), " ".join((error.details() or "").split())
-        said = f"{code.name}: {details[:90]}"
+        said = f"{code.name}: {details[:400]}"
         if code in _UNEXPLAINED and code not in allowed:
             return Outcome(said, f"ended with {code.name}")
         return Outcome(said)
