@@ -21,6 +21,8 @@ import grpc
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 _TIMEOUT_S = 10.0
+_SHARE = 0.4
+"""Of the time, an agent works for the legitimate: more would be an attack where the machine is slow."""
 _TOKENS = 6
 SUMS = tuple(f"{a}+{b}" for a, b in itertools.product((12, 23, 47, 58), (25, 31, 64, 85)))
 """The shipped models begin an answer by writing the sum that they were asked."""
@@ -36,7 +38,7 @@ class Orders:
     question: Question
     count: int
     rate_per_s: float
-    """Whether or not those before have been answered: who waits for them would overlook a stall."""
+    """At most; whether or not those before have been answered: who waits would overlook a stall."""
     open_ended: bool = False
     """Go on after `count` until told that it is enough."""
     limit_s: float = 40.0
@@ -51,6 +53,7 @@ class Asked:
     unanswered: list[str] = field(default_factory=list)
     crossed: int = 0
     """Answers to something else."""
+    lasted_s: float = 0.0
 
     @property
     def p50_ms(self) -> float:
@@ -108,15 +111,32 @@ def _asking(
     return lambda: stub.Infer.future(request, timeout=_TIMEOUT_S)
 
 
-def _ask(orders: Orders, expected: dict[str, Any], enough: Callable[[], bool]) -> Asked:
+class _Learnt:
+    """What a stage answers before anybody disturbs, and how long that takes."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.alone_s = 0.0
+
+    def learn(self, asking: dict[str, Callable[[], grpc.Future[Any]]]) -> None:
+        """Ask one after the other; twice, for the first time something is always loaded yet."""
+        times_s = []
+        for key in (*SUMS, *SUMS):
+            begin_s = time.perf_counter()
+            self.answers[key] = _essence(asking[key]().result())
+            times_s.append(time.perf_counter() - begin_s)
+        self.alone_s = statistics.median(times_s[len(SUMS) :])
+
+
+def _ask(orders: Orders, expected: _Learnt, enough: Callable[[], bool]) -> Asked:
     options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
-    run, sent = _Run(expected), 0
+    run, sent = _Run(expected.answers), 0
     with grpc.insecure_channel(f"unix:{orders.socket}", options) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         asking = {key: _asking(stub, orders.question, key) for key in SUMS}
-        for key in () if expected else SUMS:
-            # Learn the answers one after the other, before anybody disturbs.
-            expected[key] = _essence(asking[key]().result())
+        if not expected.answers:
+            expected.learn(asking)
+        rate_per_s = min(orders.rate_per_s, _SHARE / expected.alone_s)
         started_s = time.perf_counter()
         for number, key in enumerate(itertools.cycle(SUMS)):
             late_s = time.perf_counter() - started_s
@@ -124,23 +144,24 @@ def _ask(orders: Orders, expected: dict[str, Any], enough: Callable[[], bool]) -
                 not orders.open_ended or late_s > orders.limit_s or enough()
             ):
                 break
-            time.sleep(max(0.0, number / orders.rate_per_s - late_s))
+            time.sleep(max(0.0, number / rate_per_s - late_s))
             call, sent_s = asking[key](), time.perf_counter()
             call.add_done_callback(partial(run.told, key, sent_s))
             sent += 1
+        run.asked.lasted_s = time.perf_counter() - started_s
         return run.wait(sent)
 
 
 def _serve(orders: Connection) -> None:
     """Take orders until there are no more; a stage's answers are learnt on its first."""
-    expected: dict[Path, dict[str, Any]] = {}
+    expected: dict[Path, _Learnt] = {}
     while True:
         try:
             order = orders.recv()
         except EOFError:
             return
         try:
-            orders.send(_ask(order, expected.setdefault(order.socket, {}), orders.poll))
+            orders.send(_ask(order, expected.setdefault(order.socket, _Learnt()), orders.poll))
         except grpc.RpcError as error:
             orders.send(RuntimeError(f"the agent answers nothing: {error}"))
         if order.open_ended:

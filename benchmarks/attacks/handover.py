@@ -21,16 +21,17 @@ from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 _CHUNK_BYTES = 1 << 20
 _LENGTH, _DIGEST_BYTES = struct.Struct("<Q"), 32
-_LABEL = "handed over"
 Stub = inference_pb2_grpc.InferenceServiceStub
 
 
-class _Running:
+class LongRun:
     """A generation of 300 digits, followed."""
+
+    label = "long"
 
     def __init__(self, stub: Stub) -> None:
         sampling = task_pb2.Sampling(grammar="root ::= [0-9]{300}", max_tokens=300)
-        asked = task("What is 12+25?", task_id=_LABEL, sampling=sampling)
+        asked = task("What is 12+25?", task_id=self.label, sampling=sampling)
         self._stub = stub
         self._call = stub.InferStream(inference_pb2.InferStreamRequest(task=asked))
         self._begun = asyncio.Event()
@@ -60,7 +61,7 @@ class _Running:
         return self.ended
 
     def suspend(self) -> Any:
-        named = {"run_id": self.run_id} if self.run_id else {"task_id": _LABEL}
+        named = {"run_id": self.run_id} if self.run_id else {"task_id": self.label}
         return self._stub.Suspend(inference_pb2.SuspendRequest(**named), timeout=10)
 
     async def state(self) -> bytes:
@@ -165,7 +166,7 @@ _MAY_GO_ON = (
 
 
 async def _genuine(stub: Stub) -> bytes:
-    running = _Running(stub)
+    running = LongRun(stub)
     await running.begun()
     state = await running.state()
     await running.end()
@@ -212,7 +213,7 @@ async def _vanish(site: Site) -> Outcome:
     said = []
     async with site.inference("board-a") as stub:
         for wait_s in (0.0, 0.001, 0.003, 0.01):
-            running = _Running(stub)
+            running = LongRun(stub)
             await running.begun()
             call = running.suspend()
             await asyncio.sleep(wait_s)

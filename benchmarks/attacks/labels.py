@@ -21,6 +21,7 @@ from benchmarks.attacks.attack import (
     task,
     together,
 )
+from benchmarks.attacks.handover import LongRun
 from benchmarks.attacks.stages import fleet_of_one, lone_board
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
@@ -81,21 +82,20 @@ async def _batch(agent: str, label: str, site: Site) -> Outcome:
 async def _suspend(site: Site) -> Outcome:
     """Two run under one label; whoever suspends by it must not take the wrong one in silence."""
     async with site.inference("board-a") as stub:
-        running = [
-            asyncio.ensure_future(_one(_stream, stub, "label", number)) for number in range(2)
-        ]
-        await asyncio.sleep(0.003)
+        running = [LongRun(stub), LongRun(stub)]
+        for one in running:
+            await one.begun()
 
         async def suspend() -> None:
-            request = inference_pb2.SuspendRequest(task_id="label")
+            request = inference_pb2.SuspendRequest(task_id=LongRun.label)
             async for _ in stub.Suspend(request, timeout=10):
                 pass
 
-        suspended = await outcome_of(suspend())
-        ended = await asyncio.gather(*running)
-    if suspended.said == "answered":
-        return Outcome("one of two was taken", "a label that two runs have was suspended by")
-    return together(suspended, *ended)
+        suspended = await outcome_of(suspend(), must_refuse=True)
+        ended = [await one.end() for one in running]
+    if ended != ["answered", "answered"]:
+        return Outcome(f"{suspended.said}; {ended}", "a run of that label was lost")
+    return suspended
 
 
 async def _cancel(agent: str, site: Site) -> Outcome:

@@ -114,7 +114,7 @@ async def _observe(attack: Attack, site: Site, asker: Asker) -> Row:
     before = {name: agent.resident_bytes for name, agent in site.agents.items()}
     for agent in site.agents.values():
         agent.forget_peak()
-    sending = asyncio.create_task(_send_again_and_again(attack, site))
+    sending = asyncio.create_task(_send_again_and_again(attack, site, alone.lasted_s))
     beside = await asker.ask_beside(
         replace(orders, open_ended=True, limit_s=attack.limit_s), sending
     )
@@ -156,10 +156,10 @@ def _faults(alone: Asked, beside: Asked, may_refuse: tuple[str, ...]) -> list[st
     return faults
 
 
-async def _send_again_and_again(attack: Attack, site: Site) -> Outcome:
+async def _send_again_and_again(attack: Attack, site: Site, for_s: float) -> Outcome:
     """Send it once, and again while the legitimate requests have not all been asked."""
     outcomes: list[Outcome] = []
-    until_s = time.monotonic() + REQUESTS / site.stage.rate_per_s
+    until_s = time.monotonic() + for_s
     while not outcomes or (attack.repeated and time.monotonic() < until_s):
         try:
             outcomes.append(await asyncio.wait_for(attack.send(site), attack.limit_s))
