@@ -20,6 +20,7 @@ from benchmarks.attacks.stages import lone_board
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 _CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 10
 _LENGTH, _DIGEST_BYTES = struct.Struct("<Q"), 32
 Stub = inference_pb2_grpc.InferenceServiceStub
 
@@ -166,11 +167,14 @@ _MAY_GO_ON = (
 
 
 async def _genuine(stub: Stub) -> bytes:
-    running = LongRun(stub)
-    await running.begun()
-    state = await running.state()
-    await running.end()
-    return state
+    for _ in range(_ATTEMPTS):
+        running = LongRun(stub)
+        await running.begun()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            # Where the machine is busy it may have ended before it could be suspended.
+            return await running.state()
+        await running.end()
+    raise RuntimeError(f"none of {_ATTEMPTS} runs could be suspended before its end")
 
 
 async def _forged(name: str, site: Site) -> Outcome:
