@@ -96,7 +96,7 @@ class Lanes(Generic[M]):
     async def send(self, message: M) -> int:
         """Send a message in its turn; return, once it is sent, its bytes on the stream.
 
-        Cancelling withdraws what has not been sent.
+        Cancelling withdraws what has not been sent; the other side forgets what it has of it.
 
         Raises:
             InvalidTaskError: it is larger than a message may be; nothing was sent.
@@ -145,7 +145,16 @@ class Lanes(Generic[M]):
             payload = self._payloads.popleft()
             if not payload.withdrawn:
                 return self._part(payload)
+            if payload.offset:
+                return self._withdrawal(payload)
         return None
+
+    def _withdrawal(self, payload: _Payload[M]) -> M:
+        """Tell the other side to forget the parts that it has."""
+        return self._kind(
+            chunk=fleet_pb2.Chunk(withdrawn=True),
+            correlation_id=payload.message.correlation_id,
+        )
 
     def _part(self, payload: _Payload[M]) -> M:
         """Take the whole of a small message, or the next part of a large one."""

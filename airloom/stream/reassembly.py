@@ -56,6 +56,9 @@ class Reassembly(Generic[M]):
         if not message.HasField("chunk"):
             return message
         key, chunk = message.correlation_id, message.chunk
+        if chunk.withdrawn:
+            self.drop(key)
+            return None
         if key in self._dropped:
             if chunk.last:
                 self._dropped.discard(key)

@@ -77,6 +77,8 @@ async def test_control_messages_wait_for_no_payload_and_payloads_take_turns() ->
     for one in sending:
         one.cancel()
     await asyncio.gather(*sending, return_exceptions=True)
+    ends = [await lanes.take() for _ in sending]
+    assert {one.correlation_id for one in ends if one.chunk.withdrawn} == {1, 3}
     taking = asyncio.ensure_future(lanes.take())
     await turn()
     assert not taking.done()
@@ -119,6 +121,26 @@ async def test_what_is_under_way_stays_within_its_bytes() -> None:
         await lanes.take()
     with pytest.raises(UnreachableError, match="gone"):
         await lanes.send(ask(11))
+
+
+async def test_what_is_withdrawn_half_sent_leaves_nothing_behind_at_the_other_end() -> None:
+    lanes, parts = Lanes(Request, LIMITS), Reassembly(Request, LIMITS)
+    for _ in range(2 * LIMITS.unfinished_messages):
+        sending = asyncio.ensure_future(lanes.send(ask(1, 10_000)))
+        await turn()
+        assert parts.feed(await lanes.take()) is None
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    # What comes next under the same number is not taken for the rest of it.
+    again = asyncio.ensure_future(lanes.send(ask(1, 5_000)))
+    whole = None
+    while whole is None:
+        whole = parts.feed(await asyncio.wait_for(lanes.take(), 10))
+    await again
+    assert len(whole.ask.task_id) == 5_000
+    assert parts.held_bytes == 0
+    for correlation_id in range(2, 2 + LIMITS.unfinished_messages):
+        assert parts.feed(part(correlation_id, b"0")) is None
 
 
 @pytest.mark.parametrize("way", ["control", "post"])

@@ -26,7 +26,7 @@ from protos.airloom.v1 import inference_pb2 as airloom_dot_v1_dot_inference__pb2
 from protos.airloom.v1 import task_pb2 as airloom_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61irloom/v1/fleet.proto\x12\nairloom.v1\x1a\x1a\x61irloom/v1/inference.proto\x1a\x15\x61irloom/v1/task.proto\"\xd5\x02\n\x0e\x43onnectRequest\x12\x14\n\x0csent_unix_ns\x18\x01 \x01(\x03\x12\x30\n\x0cregistration\x18\x02 \x01(\x0b\x32\x18.airloom.v1.RegistrationH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.airloom.v1.HeartbeatH\x00\x12\x1f\n\x03\x61sk\x18\x04 \x01(\x0b\x32\x10.airloom.v1.TaskH\x00\x12(\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x16.airloom.v1.CancelTaskH\x00\x12(\n\x06result\x18\x06 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x12\"\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x11.airloom.v1.ChunkH\x00\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\x04\x12\x13\n\x0bstream_text\x18\t \x01(\x08\x42\t\n\x07message\"\xe0\x02\n\x0f\x43onnectResponse\x12\x14\n\x0csent_unix_ns\x18\x01 \x01(\x03\x12&\n\x07welcome\x18\x02 \x01(\x0b\x32\x13.airloom.v1.WelcomeH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.airloom.v1.HeartbeatH\x00\x12(\n\x06result\x18\x04 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x12(\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x16.airloom.v1.CancelTaskH\x00\x12&\n\nassignment\x18\x06 \x01(\x0b\x32\x10.airloom.v1.TaskH\x00\x12\"\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x11.airloom.v1.ChunkH\x00\x12 \n\x04text\x18\t \x01(\x0b\x32\x10.airloom.v1.TextH\x00\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\x04\x42\t\n\x07message\"#\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\"Y\n\x0cRegistration\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"`\n\x07Welcome\x12\x10\n\x08\x63loud_id\x18\x01 \x01(\t\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\x01\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"=\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x06rtt_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_rtt_ms\"\x1d\n\nCancelTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12ListDevicesRequest\":\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.airloom.v1.Device\"\x90\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x13\n\x06rtt_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0ftasks_in_flight\x18\x05 \x01(\rB\t\n\x07_rtt_ms2\xa6\x01\n\x0c\x46leetService\x12\x46\n\x07\x43onnect\x12\x1a.airloom.v1.ConnectRequest\x1a\x1b.airloom.v1.ConnectResponse(\x01\x30\x01\x12N\n\x0bListDevices\x12\x1e.airloom.v1.ListDevicesRequest\x1a\x1f.airloom.v1.ListDevicesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61irloom/v1/fleet.proto\x12\nairloom.v1\x1a\x1a\x61irloom/v1/inference.proto\x1a\x15\x61irloom/v1/task.proto\"\xd5\x02\n\x0e\x43onnectRequest\x12\x14\n\x0csent_unix_ns\x18\x01 \x01(\x03\x12\x30\n\x0cregistration\x18\x02 \x01(\x0b\x32\x18.airloom.v1.RegistrationH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.airloom.v1.HeartbeatH\x00\x12\x1f\n\x03\x61sk\x18\x04 \x01(\x0b\x32\x10.airloom.v1.TaskH\x00\x12(\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x16.airloom.v1.CancelTaskH\x00\x12(\n\x06result\x18\x06 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x12\"\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x11.airloom.v1.ChunkH\x00\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\x04\x12\x13\n\x0bstream_text\x18\t \x01(\x08\x42\t\n\x07message\"\xe0\x02\n\x0f\x43onnectResponse\x12\x14\n\x0csent_unix_ns\x18\x01 \x01(\x03\x12&\n\x07welcome\x18\x02 \x01(\x0b\x32\x13.airloom.v1.WelcomeH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.airloom.v1.HeartbeatH\x00\x12(\n\x06result\x18\x04 \x01(\x0b\x32\x16.airloom.v1.TaskResultH\x00\x12(\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x16.airloom.v1.CancelTaskH\x00\x12&\n\nassignment\x18\x06 \x01(\x0b\x32\x10.airloom.v1.TaskH\x00\x12\"\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x11.airloom.v1.ChunkH\x00\x12 \n\x04text\x18\t \x01(\x0b\x32\x10.airloom.v1.TextH\x00\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\x04\x42\t\n\x07message\"6\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x11\n\twithdrawn\x18\x03 \x01(\x08\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\"Y\n\x0cRegistration\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"`\n\x07Welcome\x12\x10\n\x08\x63loud_id\x18\x01 \x01(\t\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\x01\x12$\n\x05model\x18\x03 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\"=\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x06rtt_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_rtt_ms\"\x1d\n\nCancelTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12ListDevicesRequest\":\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.airloom.v1.Device\"\x90\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.airloom.v1.ModelInfo\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x13\n\x06rtt_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0ftasks_in_flight\x18\x05 \x01(\rB\t\n\x07_rtt_ms2\xa6\x01\n\x0c\x46leetService\x12\x46\n\x07\x43onnect\x12\x1a.airloom.v1.ConnectRequest\x1a\x1b.airloom.v1.ConnectResponse(\x01\x30\x01\x12N\n\x0bListDevices\x12\x1e.airloom.v1.ListDevicesRequest\x1a\x1f.airloom.v1.ListDevicesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTRESPONSE']._serialized_start=434
   _globals['_CONNECTRESPONSE']._serialized_end=786
   _globals['_CHUNK']._serialized_start=788
-  _globals['_CHUNK']._serialized_end=823
-  _globals['_TEXT']._serialized_start=825
-  _globals['_TEXT']._serialized_end=845
-  _globals['_REGISTRATION']._serialized_start=847
-  _globals['_REGISTRATION']._serialized_end=936
-  _globals['_WELCOME']._serialized_start=938
-  _globals['_WELCOME']._serialized_end=1034
-  _globals['_HEARTBEAT']._serialized_start=1036
-  _globals['_HEARTBEAT']._serialized_end=1097
-  _globals['_CANCELTASK']._serialized_start=1099
-  _globals['_CANCELTASK']._serialized_end=1128
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1130
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1150
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1152
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1210
-  _globals['_DEVICE']._serialized_start=1213
-  _globals['_DEVICE']._serialized_end=1357
-  _globals['_FLEETSERVICE']._serialized_start=1360
-  _globals['_FLEETSERVICE']._serialized_end=1526
+  _globals['_CHUNK']._serialized_end=842
+  _globals['_TEXT']._serialized_start=844
+  _globals['_TEXT']._serialized_end=864
+  _globals['_REGISTRATION']._serialized_start=866
+  _globals['_REGISTRATION']._serialized_end=955
+  _globals['_WELCOME']._serialized_start=957
+  _globals['_WELCOME']._serialized_end=1053
+  _globals['_HEARTBEAT']._serialized_start=1055
+  _globals['_HEARTBEAT']._serialized_end=1116
+  _globals['_CANCELTASK']._serialized_start=1118
+  _globals['_CANCELTASK']._serialized_end=1147
+  _globals['_LISTDEVICESREQUEST']._serialized_start=1149
+  _globals['_LISTDEVICESREQUEST']._serialized_end=1169
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=1171
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=1229
+  _globals['_DEVICE']._serialized_start=1232
+  _globals['_DEVICE']._serialized_end=1376
+  _globals['_FLEETSERVICE']._serialized_start=1379
+  _globals['_FLEETSERVICE']._serialized_end=1545
 # @@protoc_insertion_point(module_scope)

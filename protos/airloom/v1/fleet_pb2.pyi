@@ -53,12 +53,14 @@ class ConnectResponse(_message.Message):
     def __init__(self, sent_unix_ns: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., result: _Optional[_Union[_task_pb2.TaskResult, _Mapping]] = ..., cancel: _Optional[_Union[CancelTask, _Mapping]] = ..., assignment: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., text: _Optional[_Union[Text, _Mapping]] = ..., correlation_id: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("data", "last")
+    __slots__ = ("data", "last", "withdrawn")
     DATA_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     last: bool
-    def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+    withdrawn: bool
+    def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ..., withdrawn: _Optional[bool] = ...) -> None: ...
 
 class Text(_message.Message):
     __slots__ = ("text",)
