@@ -73,12 +73,16 @@ class Handover:
         """
         left_s = LEASE_S if deadline_s is None else deadline_s - time.monotonic()
         hold = await self._chat.hold(run_id, max(0.0, min(LEASE_S, left_s)))
+        loop = asyncio.get_running_loop()
+
+        def keep() -> None:
+            loop.call_soon_threadsafe(self._sent.put, owner, run_id, run_id, b"", state)
+
         try:
             state = await asyncio.to_thread(hold.state.to_bytes)
             await write_parts(state, write)
-            # Before the commit, which the engine may carry out although this is cancelled meanwhile.
-            self._sent.put(owner, run_id, run_id, b"", state)
-            await hold.commit()
+            # The engine may carry the commit out, or not, when this is cancelled meanwhile.
+            await hold.commit(then=keep)
         finally:
             hold.roll_back()
 

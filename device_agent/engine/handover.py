@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from airloom.errors import AirloomError, ConflictError, InvalidTaskError, explained
 from device_agent.engine.adapters import Adapters
@@ -61,8 +62,8 @@ class Handover:
         self._scheduler.park(job, until_s)
         self._streams.put(job.generation, job.hold)
 
-    async def _ask_commit(self, hold: Hold) -> None:
-        await asyncio.wrap_future(self._chores.add(lambda: self._commit(hold)))
+    async def _ask_commit(self, hold: Hold, then: Callable[[], None] | None) -> None:
+        await asyncio.wrap_future(self._chores.add(lambda: self._commit(hold, then)))
 
     def _ask_roll_back(self, hold: Hold) -> None:
         try:
@@ -71,10 +72,12 @@ class Handover:
             # The engine is closing: the generation has had its end.
             return
 
-    def _commit(self, hold: Hold) -> None:
+    def _commit(self, hold: Hold, then: Callable[[], None] | None) -> None:
         job = self._held_by(hold)
         if job is None:
             raise ConflictError("the hold has ended: the generation was not handed over")
+        if then is not None:
+            then()
         self._departures.leave(job, HandedOverError("the generation was handed over"))
 
     def _roll_back(self, hold: Hold) -> None:

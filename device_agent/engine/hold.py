@@ -25,21 +25,24 @@ class Hold:
     def __init__(
         self,
         state: SequenceState,
-        commit: Callable[[Hold], Awaitable[None]],
+        commit: Callable[[Hold, Callable[[], None] | None], Awaitable[None]],
         roll_back: Callable[[Hold], None],
     ) -> None:
         self.state = state
         self._commit = commit
         self._roll_back = roll_back
 
-    async def commit(self) -> None:
+    async def commit(self, *, then: Callable[[], None] | None = None) -> None:
         """The other engine has it: end the generation here.
+
+        `then` is called on the engine's thread if and when the generation ends so, before anybody is
+        told: cancelling this does not say whether it will.
 
         Raises:
             ConflictError: the lease has passed, or the generation has ended: it was not handed over.
             CancelledTaskError: the engine is closing.
         """
-        await self._commit(self)
+        await self._commit(self, then)
 
     def roll_back(self) -> None:
         """Let the generation go on here; does nothing if the hold has ended. Never raises."""

@@ -46,6 +46,10 @@ class Board:
     chat: EngineChat
     stack: contextlib.AsyncExitStack
 
+    async def until_running(self, count: int) -> None:
+        while len(self.chat.engine._loop.scheduler.running) < count:
+            await asyncio.sleep(0.005)
+
     async def as_caller(self, name: str) -> Any:
         security = TransportSecurity.model_validate(self.identities.files(name))
         channel = await self.stack.enter_async_context(open_channel(self.address, security))
@@ -304,6 +308,35 @@ async def test_a_state_that_got_lost_on_its_way_is_fetched_again(board: Board, g
     for name in ("board-a", "operator"):
         other = suspend(await board.as_caller(name), run_id=run_id)
         await refused(other, grpc.StatusCode.NOT_FOUND, "is under way here")
+
+
+async def test_what_goes_on_here_after_all_is_not_sent_again(board: Board, gate: Gate) -> None:
+    stub = await board.as_caller("board-b")
+    gate.shut(after=12)
+    running, run_id = await begun(stub, long_task())
+    # The engine is in a pass for another while the state is written.
+    another = asyncio.ensure_future(infer(stub, long_task()))
+    writing, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def write(_: bytes) -> None:
+        writing.set()
+        await may_go_on.wait()
+
+    handover = Handover(board.chat)
+    sending = asyncio.ensure_future(handover.send("me", run_id, None, write))
+    await stepping(gate, writing.wait())
+    await stepping(gate, board.until_running(2))
+    await gate.held()
+    may_go_on.set()
+    chores = board.chat.engine._loop.chores
+    while not chores.pending:
+        await asyncio.sleep(0.005)
+    sending.cancel()
+    await asyncio.wait({sending})
+    gate.open()
+    assert len((await _rest(running))[-1].result.answer.text) == 300
+    assert len((await another).answer.text) == 300
+    assert handover.sent("me", run_id) is None
 
 
 async def states(*chunks: bytes, label: str = "") -> AsyncIterator[inference_pb2.ResumeRequest]:
