@@ -17,7 +17,6 @@ from device_agent.config import DeviceSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine, until_engine_failed
 from device_agent.service import InferenceServicer
-from device_agent.telemetry import publish
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,9 @@ async def _serve(settings: DeviceSettings) -> None:
             if http is not None:
                 work.append(keep_going("HTTP", lambda: serve_http(chat, registry, http, cascade)))
             if telemetry is not None:
+                # As with HTTP, only boards that publish load what it takes.
+                from device_agent.telemetry import publish
+
                 name = settings.device_id
                 work.append(keep_going("telemetry", lambda: publish(name, telemetry)))
             await first_to_end(*work)
