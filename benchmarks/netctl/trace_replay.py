@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -23,7 +24,7 @@ from netctl.backends.kernel.netlink import Netlink
 from netctl.conditions.link import DirectionConditions
 from netctl.interface.replay import replay_opportunities
 from netctl.traces.files import read_opportunities
-from netctl.traces.trace import OpportunityTrace
+from netctl.traces.trace import OPPORTUNITY_BYTES, OpportunityTrace
 from testbed.sandbox import run_in_sandbox
 
 _WINDOW_MS = 100
@@ -38,7 +39,13 @@ class ReplayError:
     windows: int
     window_median: float
     window_p90: float
-    whole: float
+    whole_packets: float
+    """What arrived in all is off by so many."""
+    cumulative_packets: float
+    """And at the worst end of any window."""
+    window_packets: float
+    """What the best window allows."""
+    allowed_packets: float
     changes_late_ms_p99: float | None
 
 
@@ -48,13 +55,19 @@ def deviation(
     """Compare windows of bytes with the trace's, from the `first` on; empty ones must be empty."""
     wanted = [trace.allowed_bytes(i * _WINDOW_MS, (i + 1) * _WINDOW_MS) for i in range(len(got))]
     got, wanted = got[first:], wanted[first:]
+    off = [
+        g - w for g, w in zip(itertools.accumulate(got), itertools.accumulate(wanted), strict=True)
+    ]
     errors = sorted(abs(g - w) / w if w else float(g > 0) for g, w in zip(got, wanted, strict=True))
     return ReplayError(
         name,
         len(errors),
         statistics.median(errors),
         errors[int(0.9 * len(errors))],
-        abs(sum(got) / sum(wanted) - 1),
+        abs(off[-1]) / OPPORTUNITY_BYTES,
+        max(map(abs, off)) / OPPORTUNITY_BYTES,
+        max(wanted) / OPPORTUNITY_BYTES,
+        sum(wanted) / OPPORTUNITY_BYTES,
         late_ms,
     )
 

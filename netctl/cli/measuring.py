@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from airloom.units import parse_time_ms
 from netctl.backends import BACKENDS
 from netctl.backends.capabilities import probe
 from netctl.cli.arguments import add_link, json_conditions, link_of, place, reading, show
@@ -16,6 +17,9 @@ from netctl.measure.certificate import certify
 from netctl.measure.crafted import judge_crossing
 from netctl.measure.crosscheck import cross_check
 from netctl.measure.prober import DirectionMeasurement, Path, measure_directions
+
+INCONCLUSIVE = 3
+"""The exit status of a certificate that neither passes nor fails."""
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -37,7 +41,9 @@ def _directions(
         contextlib.closing(Path(cloud, device, corrupting=link.downlink.corrupt > 0)) as down,
     ):
         uplink, downlink = measure_directions(
-            [(up, link.uplink), (down, link.downlink)], probes=arguments.probes
+            [(up, link.uplink), (down, link.downlink)],
+            probes=arguments.probes,
+            patience_s=arguments.patience / 1e3,
         )
     return {"uplink": uplink, "downlink": downlink}
 
@@ -66,7 +72,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     )
     show(certificate.as_dict(), certificate.text(), arguments)
     if not certificate.passed:
-        raise SystemExit(1)
+        raise SystemExit(1 if certificate.outcome == "not as asked" else INCONCLUSIVE)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -82,7 +88,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
     )
     add_link(command)
-    _add_ends(command)
+    _add_ends(command, 20e3)
     command.add_argument("--backend", default="unnamed", help="what to write into the certificate")
     command.add_argument(
         "--crafted", action="store_true", help="send packets of every kind: none may be changed"
@@ -95,7 +101,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "measure", help="measure a link between two namespaces of this machine"
     )
-    _add_ends(command)
+    _add_ends(command, 0.0)
     for way in ("uplink", "downlink"):
         command.add_argument(
             f"--{way}", required=True, type=reading(json_conditions), metavar="JSON"
@@ -103,7 +109,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_measure)
 
 
-def _add_ends(command: argparse.ArgumentParser) -> None:
+def _add_ends(command: argparse.ArgumentParser, patience_ms: float) -> None:
     for way in ("device", "cloud"):
         command.add_argument(f"--{way}", required=True, metavar="NAMESPACE/ADDRESS")
     command.add_argument("--probes", type=int, default=1000)
+    command.add_argument(
+        "--patience",
+        type=reading(parse_time_ms),
+        default=patience_ms,
+        help="send more probes for up to so long where losses need them: '20 s'",
+    )

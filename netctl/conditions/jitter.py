@@ -107,6 +107,20 @@ def moments(distribution: Distribution | DelayTable) -> tuple[float, float]:
     return statistics.fmean(values), statistics.pstdev(values)
 
 
+@cache
+def kurtosis(distribution: Distribution | DelayTable) -> float:
+    """How heavy the tails of delays are: 1.8 uniform, 3 normal."""
+    steps = (
+        table_steps(distribution) if isinstance(distribution, DelayTable) else table(distribution)
+    )
+    if steps is None:
+        return 1.8
+    mean, deviation = statistics.fmean(steps), statistics.pstdev(steps)
+    if deviation == 0:
+        return 1.0
+    return statistics.fmean(((step - mean) / deviation) ** 4 for step in steps)
+
+
 def lowest(distribution: Distribution | DelayTable) -> float:
     """The least that is added to a delay, in units of the jitter."""
     steps = (

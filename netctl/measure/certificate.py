@@ -1,27 +1,41 @@
 """The fidelity certificate: what a link was asked to be, what it was measured to be, and the verdict.
 
-The bands: rate within 2 %; delay within the greater of 1 ms and 2 %; shares (loss, duplicates,
-overtaken) by Wilson's interval; bursts by the interval of their mean length; the deviation of delays
-within the greater of 0.5 ms and 15 %.
+`netctl.measure.judge` says of each quantity whether it is as asked, not as asked or not told by the
+sample; what measuring itself may be wrong by is 2 % of the rate, the greater of 1 ms and 2 % of the
+delay, and the greater of 0.5 ms and 15 % of the deviation of delays.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from netctl.conditions.jitter import kurtosis
 from netctl.conditions.link import DirectionConditions, LinkConditions
+from netctl.measure.judge import (
+    DELAY_BIAS,
+    DELAY_BIAS_MS,
+    DELAY_DIFFERENCE,
+    DELAY_DIFFERENCE_MS,
+    DEVIATION_BIAS,
+    DEVIATION_BIAS_MS,
+    RATE_BIAS,
+    RATE_DIFFERENCE,
+    SHARE_DIFFERENCE,
+    Judgement,
+    Outcome,
+    judge_share,
+    judge_value,
+)
 from netctl.measure.prober import DirectionMeasurement
-from netctl.measure.statistics import Estimate, clustered
+from netctl.measure.statistics import Estimate
 
-RATE_BAND = 0.02
-DELAY_BAND_MS, DELAY_BAND = 1.0, 0.02
-DEVIATION_BAND_MS, DEVIATION_BAND = 0.5, 0.15
 _Z = 3.29
-"""Shares are judged by an interval that a right link misses once in a thousand."""
+"""Bursts are judged by an interval that a right link misses once in a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +51,10 @@ class Verdict:
     """The measurement's 95 % interval."""
     high: float | None
     band: str
-    passed: bool
+    outcome: Outcome
     remark: str = ""
+    more_s: float | None = None
+    """How long measuring would have to take where it is inconclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +72,20 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
+        """Whether everything is as asked, and certainly so."""
+        return self.outcome == "as asked"
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all."""
+        found = {verdict.outcome for verdict in self.verdicts}
+        worst: Sequence[Outcome] = ("not as asked", "inconclusive")
+        return next((one for one in worst if one in found), "as asked")
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        verdicts = [{**asdict(v), "passed": v.outcome == "as asked"} for v in self.verdicts]
+        whole = {"verdicts": verdicts, "outcome": self.outcome, "passed": self.passed}
+        return {**asdict(self), **whole}
 
     def text(self) -> str:
         """For people: a line for each quantity."""
@@ -72,15 +98,29 @@ class Certificate:
             interval = "" if v.low is None else f" [{v.low:.6g}, {v.high:.6g}]"
             lines.append(
                 f"  {v.way:8} {v.quantity:13} asked {v.asked:<10.6g} measured {measured}{interval} "
-                f"{v.unit}  band {v.band}  {'pass' if v.passed else 'FAIL'} {v.remark}".rstrip()
+                f"{v.unit}  band {v.band}  {_SHOWN[v.outcome]} {v.remark}".rstrip()
             )
-        lines.append("PASS" if self.passed else "FAIL")
+            if v.more_s is not None:
+                lines.append(
+                    f"           {v.quantity} would be told by {v.more_s:.0f} s of measuring"
+                )
+        lines.append(_SHOWN[self.outcome].upper())
         return "\n".join(lines)
 
 
+_SHOWN: dict[Outcome, str] = {
+    "as asked": "pass", "not as asked": "FAIL", "inconclusive": "inconclusive",
+}  # fmt: skip
+
+
 def rate_agrees(asked_bps: float, found_bps: float) -> bool:
-    """Whether a rate is in its band."""
-    return abs(found_bps / asked_bps - 1) <= RATE_BAND
+    """Whether a rate that another tool told is as asked, but for what measuring may be wrong by."""
+    return abs(found_bps / asked_bps - 1) <= RATE_BIAS
+
+
+def plainly(agrees: bool) -> Outcome:
+    """The outcome of what is counted, and not estimated."""
+    return "as asked" if agrees else "not as asked"
 
 
 def certify(
@@ -106,46 +146,33 @@ def certify(
 def judge(
     way: str, asked: DirectionConditions, found: DirectionMeasurement, baseline_ms: float = 0.0
 ) -> list[Verdict]:
-    """Judge one direction by the bands."""
+    """Judge one direction."""
     verdicts: list[Verdict] = []
     if not asked.up:
-        return [share_verdict(way, "loss", 1.0, found.loss)]
+        return [share_verdict(way, "loss", 1.0, found.loss, found.loss_probe_s)]
     if asked.rate_bps is not None:
-        rate = found.rate_bps
-        verdicts.append(
-            Verdict(
-                way, "rate", "bit/s", asked.rate_bps,
-                None if rate is None else rate.value,
-                None if rate is None else rate.low,
-                None if rate is None else rate.high,
-                f"±{RATE_BAND:.0%}",
-                rate is not None and rate_agrees(asked.rate_bps, rate.value),
-                found.rate_untold or "",
-            )
-        )  # fmt: skip
+        verdicts.append(rate_verdict(way, asked.rate_bps, found))
     # A median is not moved by a busy moment of this machine; a skewed distribution needs the mean.
     delay = found.delay_ms if asked.delay_is_symmetric else found.mean_delay_ms
     if not asked.slots:
-        low_ms, high_ms = delay.low - baseline_ms, delay.high - baseline_ms
-        verdicts.append(
-            delay_verdict(way, "delay", asked, delay.value - baseline_ms, low_ms, high_ms)
+        net = replace(
+            delay,
+            value=delay.value - baseline_ms,
+            low=delay.low - baseline_ms,
+            high=delay.high - baseline_ms,
         )
+        verdicts.append(delay_verdict(way, "delay", asked, net, found.delay_probe_s))
     if asked.jitter_ms:
-        band_ms = max(DEVIATION_BAND_MS, DEVIATION_BAND * asked.deviation_ms)
-        verdicts.append(
-            Verdict(
-                way, "deviation", "ms", asked.deviation_ms, found.deviation_ms, None, None,
-                f"±{band_ms:.3g} ms", abs(found.deviation_ms - asked.deviation_ms) <= band_ms,
-            )
-        )  # fmt: skip
-    verdicts.append(loss_verdict(way, "loss", asked, found.loss))
+        verdicts.append(_deviation_verdict(way, asked, found))
+    verdicts.append(loss_verdict(way, "loss", asked, found.loss, found.loss_probe_s))
     if asked.loss_model is not None and found.burst_packets is not None:
         burst = found.burst_packets
         half = _Z / 1.96 * (burst.high - burst.value) + 0.05
         verdicts.append(
             Verdict(
                 way, "burst", "packets", asked.mean_burst_packets, burst.value, burst.low,
-                burst.high, "interval", abs(burst.value - asked.mean_burst_packets) <= half,
+                burst.high, "interval",
+                plainly(abs(burst.value - asked.mean_burst_packets) <= half),
             )
         )  # fmt: skip
     if asked.duplicate:
@@ -153,53 +180,110 @@ def judge(
         lost = asked.undelivered
         both = asked.duplicate * (1 - lost) ** 2
         some = 1 - lost + asked.duplicate * (1 - lost) * lost
-        verdicts.append(share_verdict(way, "duplicates", both / some, found.duplicated))
+        verdicts.append(
+            share_verdict(way, "duplicates", both / some, found.duplicated, found.loss_probe_s)
+        )
     if asked.reorder:
         expected = asked.reorder * (1 - asked.reorder)
-        verdicts.append(share_verdict(way, "overtaken", expected, found.overtaken))
+        verdicts.append(
+            share_verdict(way, "overtaken", expected, found.overtaken, found.loss_probe_s)
+        )
     elif asked.in_order:
         verdicts.append(
             Verdict(
                 way, "reordered", "packets", 0, found.reordered, None, None, "none",
-                found.reordered == 0,
+                plainly(found.reordered == 0),
             )
         )  # fmt: skip
     return verdicts
+
+
+def rate_verdict(way: str, asked_bps: float, found: DirectionMeasurement) -> Verdict:
+    """Judge a rate; one that could not be told is told by nothing."""
+    band, rate = f"±{RATE_DIFFERENCE:.0%}", found.rate_bps
+    if rate is None:
+        words = found.rate_untold or ""
+        return Verdict(
+            way, "rate", "bit/s", asked_bps, None, None, None, band, "inconclusive", words
+        )
+    judged = judge_value(
+        asked_bps, rate, bias=RATE_BIAS * asked_bps, difference=RATE_DIFFERENCE * asked_bps
+    )
+    more_s = _seconds(judged, found.rate_s / max(1, rate.samples))
+    return Verdict(
+        way, "rate", "bit/s", asked_bps, rate.value, rate.low, rate.high, band, judged.outcome,
+        more_s=more_s,
+    )  # fmt: skip
 
 
 def delay_verdict(
     way: str,
     quantity: str,
     asked: DirectionConditions,
-    found_ms: float,
-    low_ms: float | None = None,
-    high_ms: float | None = None,
+    found: Estimate,
+    probe_s: float = 0.0,
+    doubt_ms: float = 0.0,
 ) -> Verdict:
-    """Judge a typical delay: the median where delays are symmetric, else the mean."""
+    """Judge a typical delay: the median where delays are symmetric, else the mean.
+
+    `doubt_ms` is what measuring may be wrong by besides, where no baseline was taken off.
+    """
     expected_ms = asked.mean_delay_ms
-    band_ms = max(DELAY_BAND_MS, DELAY_BAND * expected_ms)
-    passed = abs(found_ms - expected_ms) <= band_ms
-    band = f"±{band_ms:.3g} ms"
-    return Verdict(way, quantity, "ms", expected_ms, found_ms, low_ms, high_ms, band, passed)
+    bias_ms = max(DELAY_BIAS_MS, DELAY_BIAS * expected_ms) + doubt_ms
+    difference_ms = max(DELAY_DIFFERENCE_MS, DELAY_DIFFERENCE * expected_ms)
+    judged = judge_value(expected_ms, found, bias=bias_ms, difference=difference_ms)
+    return Verdict(
+        way, quantity, "ms", expected_ms, found.value, found.low, found.high,
+        f"±{difference_ms:.3g} ms", judged.outcome, more_s=_seconds(judged, probe_s),
+    )  # fmt: skip
 
 
-def loss_verdict(way: str, quantity: str, asked: DirectionConditions, found: Estimate) -> Verdict:
+def _deviation_verdict(
+    way: str, asked: DirectionConditions, found: DirectionMeasurement
+) -> Verdict:
+    expected_ms, samples = asked.deviation_ms, found.mean_delay_ms.samples
+    # The standard error of a standard deviation, by the distribution's own kurtosis.
+    error_ms = expected_ms * math.sqrt((kurtosis(asked.distribution) - 1) / (4 * samples))
+    half = 1.96 * error_ms
+    estimate = Estimate(
+        found.deviation_ms, found.deviation_ms - half, found.deviation_ms + half, samples
+    )
+    bias_ms = max(DEVIATION_BIAS_MS, DEVIATION_BIAS * expected_ms)
+    judged = judge_value(expected_ms, estimate, bias=bias_ms, difference=2 * bias_ms)
+    return Verdict(
+        way, "deviation", "ms", expected_ms, estimate.value, estimate.low, estimate.high,
+        f"±{2 * bias_ms:.3g} ms", judged.outcome, more_s=_seconds(judged, found.delay_probe_s),
+    )  # fmt: skip
+
+
+def loss_verdict(
+    way: str, quantity: str, asked: DirectionConditions, found: Estimate, probe_s: float = 0.0
+) -> Verdict:
     """Judge the share of packets that did not arrive whole.
 
     With a flipped bit the checksum is wrong: whoever receives it never sees it.
     """
-    burst = asked.mean_burst_packets if asked.loss_model else 1.0
-    return share_verdict(way, quantity, asked.undelivered, found, burst)
+    burst = asked.mean_burst_packets if asked.loss_model and asked.up else 1.0
+    return share_verdict(way, quantity, asked.undelivered, found, probe_s, burst)
 
 
 def share_verdict(
-    way: str, quantity: str, asked: float, found: Estimate, burst: float = 1.0
+    way: str,
+    quantity: str,
+    asked: float,
+    found: Estimate,
+    probe_s: float = 0.0,
+    burst: float = 1.0,
 ) -> Verdict:
-    """A share is right where it lies in Wilson's interval."""
-    wide = clustered(found.value, found.samples, burst, z=_Z)
-    # An asked share of nothing is nothing.
-    ok = wide.low <= asked <= wide.high and (asked > 0 or found.value == 0)
+    """Judge a share of packets."""
+    judged = judge_share(asked, found, burst)
     return Verdict(
         way, quantity, "share", asked, found.value, found.low, found.high,
-        f"[{wide.low:.4f}, {wide.high:.4f}]", ok,
+        f"±{SHARE_DIFFERENCE:.0%}", judged.outcome, more_s=_seconds(judged, probe_s),
     )  # fmt: skip
+
+
+def _seconds(judged: Judgement, sample_s: float) -> float | None:
+    if judged.needed_samples is None or not sample_s:
+        return None
+    return judged.needed_samples * sample_s

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from airloom.errors import LinkError
 from netctl.conditions.link import LinkConditions
 from netctl.linux import network_namespace
-from netctl.measure.certificate import Verdict
+from netctl.measure.certificate import Verdict, plainly
 from netctl.measure.prober import End
 
 _ETH_P_IP = 0x0800
@@ -108,7 +108,7 @@ def judge_crossing(
         verdicts.append(
             Verdict(
                 way, "changed", "packets", 0, crossing.changed, None, None, "none",
-                crossing.changed == 0 and bool(crossing.arrived),
+                plainly(crossing.changed == 0 and bool(crossing.arrived)),
                 f"of {len(crossing.arrived)} that arrived, of {len(sent)} crafted",
             )
         )  # fmt: skip

@@ -16,9 +16,9 @@ from typing import Any
 from airloom.errors import LinkError
 from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
-from netctl.measure.certificate import Verdict, delay_verdict, loss_verdict, rate_agrees
+from netctl.measure.certificate import Verdict, delay_verdict, loss_verdict, plainly, rate_agrees
 from netctl.measure.prober import End
-from netctl.measure.statistics import wilson
+from netctl.measure.statistics import Estimate, wilson
 
 _IPERF3_PORT, _IRTT_PORT = 5261, 2162
 _PAYLOAD_BYTES = 1400
@@ -49,7 +49,7 @@ def cross_check(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
             verdicts.append(
                 Verdict(
                     way, "rate (iperf3)", "bit/s", rate_bps, found, None, None, "±2%",
-                    rate_agrees(rate_bps, found),
+                    plainly(rate_agrees(rate_bps, found)),
                 )
             )  # fmt: skip
     if link.uplink.up and link.downlink.up:
@@ -150,7 +150,9 @@ def _by_irtt(link: LinkConditions, device: End, cloud: End) -> list[Verdict]:
         found_ms = told.delay_ms(name, symmetric=conditions.delay_is_symmetric) - own_ms
         lost = wilson(max(0, offered - came), offered)
         verdicts += [
-            delay_verdict(way, "delay (irtt)", conditions, found_ms),
+            delay_verdict(
+                way, "delay (irtt)", conditions, Estimate(found_ms, found_ms, found_ms, _PINGS)
+            ),
             loss_verdict(way, "loss (irtt)", conditions, lost),
         ]
     return verdicts

@@ -21,6 +21,7 @@ from airloom.errors import LinkError
 from airloom.units import format_rate
 from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 from netctl.linux import network_namespace
+from netctl.measure.judge import share_samples
 from netctl.measure.statistics import Z_95, Estimate, mean_interval, median_interval, wilson
 
 _SO_RCVBUFFORCE = 33
@@ -35,6 +36,7 @@ _WINDOWS = 10
 _WARM_UP_PROBES = 10
 _WARM_UPS = 20
 """At most, until one probe has come through."""
+_JITTERS, _LONGEST_JITTERY_S = 100, 5.0
 _BURST_S = 0.002
 """So much of a rate's load is sent at once: well below any queue."""
 
@@ -73,6 +75,11 @@ class DirectionMeasurement:
     late_ms: float = 0.0
     """By how much the prober itself was late with one of twenty probes, or more: a machine that busy
     can make a right link look wrong."""
+    delay_probe_s: float = 0.0
+    """How long each sample of the delay took."""
+    loss_probe_s: float = 0.0
+    rate_s: float = 0.0
+    """How long the rate was measured."""
 
 
 End = tuple[str | None, str]
@@ -192,6 +199,8 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
     offered_bps = 1.15 * asked.rate_bps / max(0.05, 1 - asked.loss)
     # A slow link is saturated long enough for two hundred packets.
     duration_s = max(duration_s, 200 * frame_bits / asked.rate_bps)
+    # And long enough for its jitter, within reason.
+    duration_s = max(duration_s, min(_LONGEST_JITTERY_S, _JITTERS * asked.deviation_ms / 1e3))
     count = int(offered_bps * duration_s / frame_bits)
     drain_s = (asked.delay_ms + asked.jitter_ms + asked.queue_ms) / 1e3 + 0.5
     interval_s = frame_bits / offered_bps
@@ -206,6 +215,15 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
         raise UntoldError(
             f"only {len(arrivals)} of {count} packets arrived: no rate can be told from them"
         )
+    return tell_rate(arrivals, asked.deviation_ms)
+
+
+def tell_rate(arrivals: Sequence[Arrival], deviation_ms: float) -> Estimate:
+    """What full packets that saturate a direction tell of its rate, in bit/s; a hundred at least.
+
+    Jitter moves the first and the last of them by its deviation, and empties queues that keep the order.
+    """
+    frame_bits = (_FULL_PAYLOAD + _UDP_IP_HEADER_BYTES + FRAME_HEADER_BYTES) * 8
     # What arrived before the queue had filled and the first jitter had passed does not count.
     arrivals = arrivals[len(arrivals) // 10 :]
     size = len(arrivals) // _WINDOWS
@@ -217,11 +235,14 @@ def _rate(path: Path, asked: DirectionConditions, duration_s: float) -> Estimate
     spread = mean_interval(rates)
     total_s = (arrivals[-1].received_ns - arrivals[0].received_ns) / 1e9
     value = (len(arrivals) - 1) * frame_bits / total_s
-    half = (spread.high - spread.low) / 2
+    edges = 2 * math.sqrt(2) * Z_95 * deviation_ms / 1e3 / total_s
+    half = math.hypot((spread.high - spread.low) / 2, edges * value)
     return Estimate(value, value - half, value + half, len(arrivals))
 
 
-def _probe(path: Path, asked: DirectionConditions, probes: int) -> DirectionMeasurement:
+def _probe(
+    path: Path, asked: DirectionConditions, probes: int, patience_s: float
+) -> DirectionMeasurement:
     """Measure all that single packets tell of a direction; that is all but its rate."""
     probe_bytes = _PROBE_PAYLOAD + _UDP_IP_HEADER_BYTES
     transmission_ms = asked.transmission_ms(probe_bytes)
@@ -233,6 +254,7 @@ def _probe(path: Path, asked: DirectionConditions, probes: int) -> DirectionMeas
     spaced_s = max(2.0, 10 * transmission_ms, spread * asked.jitter_ms) / 1e3
     dense_s = max(2.0, 2 * transmission_ms, 2 * held_ms / asked.limit_packets) / 1e3
     spaced = max(100, probes // 5)
+    probes = max(probes, min(_wanted(asked), int(patience_s / dense_s)))
     # The first packets resolve addresses and fault pages in; they are not measured.
     # An address is resolved across both ways, of which the other may be much slower.
     for _ in range(_WARM_UPS):
@@ -244,6 +266,26 @@ def _probe(path: Path, asked: DirectionConditions, probes: int) -> DirectionMeas
     if len(arrivals) < 20:
         raise LinkError(f"only {len(arrivals)} of {spaced} probes arrived: no delay can be told")
     dense, _ = path.stream(probes, _PROBE_PAYLOAD, dense_s, grace_s)
+    found = tell(asked, arrivals, spaced, dense, probes)
+    return replace(found, delay_probe_s=spaced_s, loss_probe_s=dense_s)
+
+
+def _wanted(asked: DirectionConditions) -> int:
+    """How many probes tell all shares that a direction has."""
+    burst = asked.mean_burst_packets if asked.loss_model else 1.0
+    shares = ((asked.undelivered, burst), (asked.duplicate, 1.0), (asked.reorder, 1.0))
+    return max((share_samples(p, b) for p, b in shares if 0 < p < 1), default=0)
+
+
+def tell(
+    asked: DirectionConditions,
+    arrivals: Sequence[Arrival],
+    spaced: int,
+    dense: Sequence[Arrival],
+    probes: int,
+) -> DirectionMeasurement:
+    """What arrived of `spaced` probes far apart, and of `probes` denser ones, tells of a direction."""
+    transmission_ms = asked.transmission_ms(_PROBE_PAYLOAD + _UDP_IP_HEADER_BYTES)
     everything = [*_distinct(arrivals), *_distinct(dense)]
     lost = spaced + probes - len(everything)
     delays_ms = [(a.received_ns - a.sent_ns) / 1e6 - transmission_ms for a in arrivals]
@@ -298,23 +340,28 @@ def measure_directions(
     *,
     probes: int = 1000,
     rate_duration_s: float = 1.0,
+    patience_s: float = 0.0,
 ) -> list[DirectionMeasurement]:
     """Measure directions that were asked to be so; their links must otherwise be idle.
 
     All are probed at the same time, then filled one after the other. Delay is net of the time that
-    the rate takes to send a probe.
+    the rate takes to send a probe. Of a lossy direction `patience_s` may be spent on more probes, as
+    many as tell its loss.
 
     Raises:
         LinkError: too little arrives to tell.
     """
     with ThreadPoolExecutor(len(directions)) as pool:
-        probed = list(pool.map(lambda one: _probe(one[0], one[1], probes), directions))
+        probed = list(pool.map(lambda one: _probe(one[0], one[1], probes, patience_s), directions))
     measured = []
     for (path, asked), found in zip(directions, probed, strict=True):
         probing_ms = path.late_ms()
         if asked.rate_bps is not None:
             try:
-                found = replace(found, rate_bps=_rate(path, asked, rate_duration_s))
+                rate = _rate(path, asked, rate_duration_s)
+                frame_bits = (_FULL_PAYLOAD + _UDP_IP_HEADER_BYTES + FRAME_HEADER_BYTES) * 8
+                rate_s = rate.samples * frame_bits / rate.value
+                found = replace(found, rate_bps=rate, rate_s=rate_s)
             except UntoldError as error:
                 found = replace(found, rate_untold=str(error))
         measured.append(replace(found, late_ms=max(probing_ms, path.late_ms())))

@@ -208,7 +208,7 @@ async def _run(
 async def _measure_links(plan: RunPlan, log: EventLog, progress: Progress) -> None:
     """Measure every link; one that seems wrong once more, and the second result stands.
 
-    A right link's loss leaves its 95 % interval in one of twenty measurements.
+    A right one is refused once in a hundred times, and this machine may have been busy.
     """
     boards = list(plan.boards)
     for attempt, probes in enumerate((plan.scenario.probes, 4 * plan.scenario.probes), 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from netctl.conditions.link import DirectionConditions
 from netctl.conditions.loss import GilbertElliott
+from netctl.measure.prober import DirectionMeasurement
+from netctl.measure.statistics import Estimate, wilson
 from testbed.fidelity import check_direction
 from testbed.records import EventLog, read_events, write_atomically
 from testbed.report.summary import against_cards, device_alone, rows_by, summary
@@ -88,48 +91,62 @@ def test_the_last_measurement_of_a_link_stands() -> None:
     ]
 
 
+def told(value: float, half: float, samples: int = 1000) -> Estimate:
+    return Estimate(value, value - half, value + half, samples)
+
+
+def measurement(
+    rate: Estimate | None, delay: Estimate, loss: Estimate, mean: Estimate | None = None
+) -> dict[str, Any]:
+    """As `netctl measure` prints it."""
+    nothing = Estimate(0.0, 0.0, 0.0, 1000)
+    found = DirectionMeasurement(
+        rate, "too busy" if rate is None else None, delay, 0.0, loss, 0, mean or delay, 0.0, None,
+        nothing, nothing, delay_probe_s=0.02, loss_probe_s=0.002, rate_s=1.0,
+    )  # fmt: skip
+    written: dict[str, Any] = json.loads(json.dumps(asdict(found)))
+    return written
+
+
+RATE, DELAY, LOSS = told(10e6, 20e3), told(20.4, 0.2), wilson(50, 5000)
+
+
 @pytest.mark.parametrize(
-    ("rate", "delay", "low", "high", "wrong"),
+    ("rate", "delay", "loss", "outcomes"),
     [
-        (9.6e6, 21.9, 0.005, 0.02, []),
-        (9.4e6, 21.9, 0.005, 0.02, ["rate"]),
-        (None, 21.9, 0.005, 0.02, ["rate"]),
-        (10e6, 22.1, 0.005, 0.02, ["delay"]),
-        (10e6, 20.0, 0.011, 0.02, ["loss"]),
+        (RATE, DELAY, LOSS, {}),
+        (told(9.4e6, 20e3), DELAY, LOSS, {"rate": "not as asked"}),
+        (told(9.8e6, 600e3), DELAY, LOSS, {"rate": "inconclusive"}),
+        (None, DELAY, LOSS, {"rate": "inconclusive"}),
+        (RATE, told(23.1, 0.2), LOSS, {"delay": "not as asked"}),
+        (RATE, told(21, 5), LOSS, {"delay": "inconclusive"}),
+        (RATE, DELAY, wilson(150, 5000), {"loss": "not as asked"}),
+        (RATE, DELAY, wilson(2, 200), {"loss": "inconclusive"}),
     ],
 )
-def test_a_direction_is_checked_against_its_bands(
-    rate: float | None, delay: float, low: float, high: float, wrong: list[str]
+def test_a_direction_is_judged_quantity_by_quantity(
+    rate: Estimate | None, delay: Estimate, loss: Estimate, outcomes: dict[str, str]
 ) -> None:
     asked = DirectionConditions(10_000_000, 20, 0, 0.01)
-    measured = {
-        "rate_bps": None if rate is None else {"value": rate},
-        "rate_untold": "too busy" if rate is None else None,
-        "delay_ms": {"value": delay},
-        "loss": {"value": 0.012, "low": low, "high": high},
-    }
-    checks = check_direction("uplink", asked, measured)
-    assert [check.quantity for check in checks if not check.ok] == wrong
-    if rate is None:
-        assert "too busy" in checks[0].measured
+    checks = check_direction("uplink", asked, measurement(rate, delay, loss))
+    wanted = {name: outcomes.get(name, "as asked") for name in ("rate", "delay", "loss")}
+    assert {check.quantity: check.outcome for check in checks} == wanted
+    for check in checks:
+        assert check.ok == (check.outcome != "not as asked")
+        if check.outcome == "inconclusive" and "not told" not in check.measured:
+            assert check.more_s is not None
+            assert "inconclusive before" in check.band
 
 
 def test_a_skewed_delay_is_checked_by_its_mean_and_bursts_by_fewer_samples() -> None:
     asked = DirectionConditions(
-        None,
-        40,
-        20,
-        distribution="pareto",
-        loss_model=GilbertElliott.bursts(0.05, 10),
+        None, 40, 20, distribution="pareto", loss_model=GilbertElliott.bursts(0.05, 10)
     )
-    measured = {
-        "delay_ms": {"value": 33.0},
-        "mean_delay_ms": {"value": asked.mean_delay_ms + 1},
-        "loss": {"value": 0.065, "low": 0.055, "high": 0.075, "samples": 1200},
-    }
-    assert all(check.ok for check in check_direction("uplink", asked, measured))
-    measured["loss"] = {"value": 0.30, "low": 0.27, "high": 0.33, "samples": 1200}
-    checks = check_direction("uplink", asked, measured)
+    mean, median = told(asked.mean_delay_ms + 1, 1.0), told(33.0, 1.0)
+    found = measurement(None, median, wilson(78, 1200), mean)
+    assert all(check.ok for check in check_direction("uplink", asked, found))
+    found = measurement(None, median, wilson(360, 1200), mean)
+    checks = check_direction("uplink", asked, found)
     assert [check.quantity for check in checks if not check.ok] == ["loss"]
 
 

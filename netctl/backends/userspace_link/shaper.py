@@ -196,7 +196,7 @@ class DirectionShaper(Generic[Packet]):
                         return
                     self._send(starts_s)
                     continue
-            if joins_s > now_s:
+            if not delayed or joins_s > now_s:
                 return
             if self._free:
                 # Nothing to queue for: the common case of a link without a rate, made short.
