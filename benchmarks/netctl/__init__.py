@@ -167,7 +167,7 @@ def _replays(backend: str, folder: Path) -> list[Result]:
                 Result(
                     f"{prefix}/100ms", found["window_median"], "error", "limit", 0.01, at_most=1
                 ),
-                Result(f"{prefix}/100ms-p90", found["window_p90"], "error", "", 0.0),
+                Result(f"{prefix}/100ms-p90", found["window_p90"], "error", "all", 1.0),
                 Result(
                     f"{prefix}/cumulative",
                     found["cumulative_packets"],

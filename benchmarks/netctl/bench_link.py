@@ -77,8 +77,11 @@ def bench_link(
             process.terminate()
             process.communicate(timeout=60)
         if backend != "userspace-tun":
-            for interface in (f"{spec.name}-d", f"{spec.name}-c"):
-                execute.run(("ip", "-n", AIR_NAMESPACE, "link", "del", interface))
+            shown = execute.run_json(("ip", "-n", AIR_NAMESPACE, "-j", "link", "show"))
+            # One end takes the other with it: those of each pair that is there.
+            for interface in (f"{spec.name}-{end}" for end in "dcux"):
+                if any(one["ifname"] == interface for one in shown):
+                    execute.run(("ip", "-n", AIR_NAMESPACE, "link", "del", interface))
 
 
 def one_way(uplink: DirectionConditions) -> LinkConditions:

@@ -5,6 +5,7 @@ Run on the host and, by tests/netem, inside a user-mode kernel that has sch_nete
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import statistics
 import sys
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import CLOUD, measured_link, on_link
+from bench import CLOUD, DEVICE, measured_link, on_link
 from measuring import WITHIN_S, measure_until_told
 
 from netctl.backends import BACKENDS, execute
 from netctl.backends.capabilities import probe
 from netctl.conditions.link import DirectionConditions, LinkConditions
 from netctl.linux import network_namespace
+from netctl.measure.prober import Path as Way
 from testbed.fidelity import check_direction
 from testbed.runner.plan import BoardPlan
 
@@ -73,12 +75,38 @@ def test_measured_is_what_was_asked(backend: str, case: str, tmp_path: Path) -> 
     def measure() -> tuple[list[str], float]:
         found = measured_link(backend, conditions, tmp_path / "result.json")
         # What the kernel shows was compared with what was asked for when the link was made.
-        assert len(found["read_back"]) == (2 if backend == "netem" else 0)
+        trees = sum(2 if way.rate_bps else 1 for way in (conditions.uplink, conditions.downlink))
+        assert len(found["read_back"]) == (trees if backend == "netem" else 0)
         measured = found["measured"]
         late_ms = max(measured[way]["late_ms"] for way in ("uplink", "downlink"))
         return deviations(conditions, measured), late_ms
 
     measure_until_told(measure)
+
+
+@pytest.mark.parametrize("backend", WORKING)
+def test_queues_count_bytes_and_a_lonely_packet_takes_its_time(
+    backend: str, tmp_path: Path
+) -> None:
+    asked = DirectionConditions(400_000, 20, queue_ms=300)
+
+    def use(_: BoardPlan) -> dict[str, Any]:
+        ways = Way(("board", DEVICE), ("cloud", CLOUD))
+        with contextlib.closing(ways):
+            ways.stream(5, 1472, 0.05, 1.0)
+            lonely, _ = ways.stream(10, 1472, 0.2, 1.0)
+            # 70 % of the rate in 128-byte packets, as many at a time as half of the queue holds.
+            gap_s = asked.transmission_ms(128) / 1e3 / 0.7
+            small, _ = ways.stream(600, 100, gap_s, 1.0, burst=50)
+        least_ms = min(one.received_ns - one.sent_ns for one in lonely) / 1e6
+        return {"lonely_ms": least_ms, "small": len(small)}
+
+    # The way back is free: the first packets resolve addresses across it.
+    link = LinkConditions(asked, DirectionConditions())
+    found = on_link(backend, link, tmp_path / "result.json", use)
+    assert found["lonely_ms"] >= 20 + asked.transmission_ms(1500) - 0.5
+    # A busy machine may send several bursts at once, and the queue holds some 100 packets.
+    assert found["small"] >= 590
 
 
 @pytest.mark.parametrize("backend", WORKING)

@@ -19,7 +19,7 @@ from netctl.backends.kernel.filters import (
 )
 from netctl.backends.kernel.qdiscs import HtbClass, Netem
 from netctl.backends.kernel.read_back import differences
-from netctl.backends.kernel.tree import Tree, shared_tree, tree
+from netctl.backends.kernel.tree import Tree, shared_tree, spacing, tree
 from netctl.backends.netem import NetemBackend
 from netctl.conditions.classes import Match, SharedLink, TrafficClass
 from netctl.conditions.link import DirectionConditions, LinkConditions, Slots
@@ -116,14 +116,28 @@ SPEC = LinkSpec(
 
 
 def test_what_the_kernel_shows_is_compared_in_its_own_units() -> None:
-    backend, asked = NetemBackend(), tree(CONDITIONS)
-    shown = json.loads(to_json(asked))
-    assert backend.differences(SPEC, [shown, shown]) == []
-    halved = {**shown, "netem": {**shown["netem"], "rate_bytes_per_s": 750_000}}
-    assert backend.differences(SPEC, [shown, halved]) == [
+    backend = NetemBackend()
+    # Each way passes a meter, then what spaces its packets.
+    meter = json.loads(to_json(tree(CONDITIONS, varying=True)))
+    spaced = json.loads(to_json(spacing(CONDITIONS)))
+    assert backend.differences(SPEC, [meter, spaced] * 2) == []
+    halved = {**spaced, "netem": {**spaced["netem"], "rate_bytes_per_s": 750_000}}
+    assert backend.differences(SPEC, [meter, spaced, meter, halved]) == [
         "downlink: netem.rate_bytes_per_s is 750000, not 1500000"
     ]
-    assert backend.differences(SPEC, [None, shown]) == ["uplink: there is nothing of ours"]
+    slower = {**meter, "rate": {**meter["rate"], "rate_bytes_per_s": 750_000}}
+    assert backend.differences(SPEC, [slower, spaced, None, spaced]) == [
+        "uplink: rate.rate_bytes_per_s is 750000, not 1500000",
+        "downlink: there is nothing of ours",
+    ]
+
+
+def test_a_link_without_a_rate_passes_one_netem_each_way() -> None:
+    free = DirectionConditions(delay_ms=20)
+    spec = replace(SPEC, conditions=LinkConditions(free, CONDITIONS))
+    plan = NetemBackend().plan(spec)
+    places = [command[3] for command in plan.read_back]
+    assert places == ["air/b-c", "air/b-x", "air/b-d"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from netctl.conditions.link import FRAME_HEADER_BYTES, DirectionConditions
 _ORDER_KEEPING_BYTES_PER_S = 12_500_000_000
 """Without a rate netem sorts by due time and so reorders; any rate makes it keep the order."""
 _DELAYED_PACKETS = 200_000
+_SPACED_PACKETS = 10_000
 _BURST_S = 0.001
 _LARGEST_QUANTUM_BYTES = 200_000
 """The kernel warns of larger ones: weights more uneven than that are as even in what is borrowed."""
@@ -178,6 +179,16 @@ def _without_netem(c: DirectionConditions, exempt: tuple[Exemption, ...]) -> Tre
             "`testbed run` builds links that need no kernel support"
         )
     return Tree(None, *_meter(metered(plain)), exempt)
+
+
+def spacing(conditions: DirectionConditions) -> Tree:
+    """What stands behind a metered tree, on an interface of its own: a netem of the same rate.
+
+    A meter lets a packet that comes alone pass at once; on a link it takes its time to be sent. Hardly
+    anything queues here: what comes is metered already.
+    """
+    rate_bps = FREE_BPS if conditions.rate_bps is None else conditions.rate_bps
+    return Tree(qdiscs.Netem(limit=_SPACED_PACKETS, rate_bytes_per_s=max(1, round(rate_bps / 8))))
 
 
 def metered(conditions: DirectionConditions) -> DirectionConditions:
