@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.netctl.bench_link import (
@@ -22,13 +22,15 @@ from netctl.backends.base import AIR_NAMESPACE
 from netctl.backends.kernel import send, tree
 from netctl.backends.kernel.netlink import Netlink
 from netctl.conditions.link import DirectionConditions
-from netctl.interface.replay import replay_opportunities
+from netctl.interface.pacing import closed_bps
+from netctl.interface.replay import meter, replay_opportunities
 from netctl.traces.files import read_opportunities
 from netctl.traces.trace import OPPORTUNITY_BYTES, OpportunityTrace
 from testbed.sandbox import run_in_sandbox
 
 _WINDOW_MS = 100
 _QUEUE_BYTES = 1 << 18
+_LEAD_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,15 @@ def on_netem(path: Path, duration_s: float) -> ReplayError:
     trace = read_opportunities(path)
     asked = DirectionConditions(round(trace.mean_rate_bps), queue_bytes=_QUEUE_BYTES)
     interface = "board-c"
-    planned = tree.tree(asked, varying=True)
+    # As `netctl replay` does: one packet leaves, and pays until the first opportunity.
+    closed = meter(closed_bps(trace, _LEAD_S), asked.mtu_bytes)
+    planned = replace(tree.tree(asked, varying=True), rate=replace(closed, burst_bytes=1))
     with bench_link("netem", one_way(DirectionConditions())):
         with Netlink(AIR_NAMESPACE) as netlink:
             send.remove(netlink, netlink.index(interface))
             send.install(netlink, interface, planned)
         with saturated(DEVICE, CLOUD, _offered_bps(trace)) as received:
-            begin_s = time.monotonic() + 0.5
+            begin_s = time.monotonic() + _LEAD_S
             report = replay_opportunities(
                 interface, trace, planned,
                 begin_s=begin_s, duration_s=duration_s, namespace=AIR_NAMESPACE,

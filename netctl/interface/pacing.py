@@ -2,8 +2,8 @@
 
 A meter that charges each packet when it leaves (HTB) follows a trace by rates: `traces.trace.rate_steps`.
 A change that came a little late or early charges a packet with its neighbour's gap, and in a trace with
-gaps of seconds that is a packet more or less for good. So what has left is counted before each
-change, and the next rate makes up for the difference.
+gaps of seconds that is a packet more or less for good. So what has left is counted, and the rate of the
+next gap makes up for the difference.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from netctl.conditions.link import FRAME_HEADER_BYTES, MTU_BYTES
 from netctl.traces.trace import OpportunityTrace, RateStep, rate_steps
 
 FRAME_BYTES = MTU_BYTES + FRAME_HEADER_BYTES
-_HURRY = 2.0
-"""The most that a rate is of the trace's own, where something is to be made up for."""
+_LONGEST_LEAD_MS = 30.0
+_GAP_MS = 100.0
+"""From here on a step is a gap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +64,20 @@ class Pacing:
         return self._until(0, rate_bps)
 
     def _until(self, number: int, rate_bps: float) -> Pace:
-        """Keep a rate until a step.
-
-        The next one must be in force when the packet that it is for leaves, and not when the one before
-        does: halfway between is furthest from both.
-        """
+        """Keep a rate until a step."""
         self._rate_bps = rate_bps
-        change_ms = self.start_ms(number) - self._half_ms()
-        return Pace(rate_bps, change_ms, number)
+        return Pace(rate_bps, self.start_ms(number) - self._lead_ms(), number)
 
-    def _half_ms(self) -> float:
-        """Half of the time that the present rate takes for a packet."""
-        return 0.5 * FRAME_BYTES * 8e3 / self._rate_bps
+    def _lead_ms(self) -> float:
+        """How long before a packet leaves its rate must be in force.
 
-    def pace(self, number: int, now_ms: float, sent: Sent) -> Pace:
-        """The rate from now on, which is when that of a step was to be set."""
+        And not when the one before leaves: halfway between is furthest from both. After a long gap no
+        sooner than a late timer asks for: a fast rate must not wait for a slow one's end.
+        """
+        return min(_LONGEST_LEAD_MS, 0.5 * FRAME_BYTES * 8e3 / self._rate_bps)
+
+    def pace(self, number: int, sent: Sent) -> Pace:
+        """The rate from a step on, to be set when `next_change_ms` of the pace before has come."""
         wanted = self._allowed_bytes(number)
         waits = sent.backlog_bytes > 0
         if not (waits and self._waited):
@@ -85,29 +85,25 @@ class Pacing:
             self._ahead_of = sent.bytes - wanted
         self._waited = waits
         ahead = sent.bytes - self._ahead_of - wanted
-        # The packet that was paid for last is somewhere in its time: most likely halfway.
-        leaves_ms = now_ms + self._half_ms()
-        if ahead >= 0:
-            leaves_ms = max(leaves_ms, self.start_ms(number))
-        # As many steps as it takes: whoever is ahead waits, whoever is behind hurries, but not much: a
-        # hurry that nobody stops in time would be worse than what it makes up for.
+        own_ms = self.start_ms(number + 1) - self.start_ms(number)
+        if own_ms < _GAP_MS:
+            # Packets follow each other closely: nothing but a short time in force could be wrong.
+            return self._until(number + 1, self._step_bps(number))
+        # In a gap there is time to make up for what went wrong before: as many steps as it takes.
         until = number + 1
-        while (rate_bps := self._rate_to(number, until, ahead, leaves_ms)) is None:
+        while (rate_bps := self._rate_to(number, until, ahead)) is None:
             until += 1
         return self._until(until, rate_bps)
 
-    def _rate_to(
-        self, number: int, until: int, ahead_bytes: float, leaves_ms: float
-    ) -> float | None:
-        """The rate that is right when step `until` begins; None where that is no sensible one."""
-        allowed = self._allowed_bytes(until) - self._allowed_bytes(number)
-        missing = allowed - ahead_bytes
-        span_ms = self.start_ms(until) - leaves_ms
-        if missing < FRAME_BYTES / 2 or span_ms <= 0:
+    def _rate_to(self, number: int, until: int, ahead_bytes: float) -> float | None:
+        """The rate that is right when step `until` begins; None where whoever is ahead must wait longer."""
+        missing = self._allowed_bytes(until) - self._allowed_bytes(number) - ahead_bytes
+        if missing < FRAME_BYTES / 2:
             return None
-        rate_bps = missing * 8e3 / span_ms
-        own_bps = allowed * 8e3 / (self.start_ms(until) - self.start_ms(number))
-        return rate_bps if rate_bps <= _HURRY * own_bps else None
+        return missing * 8e3 / (self.start_ms(until) - self.start_ms(number))
+
+    def _step_bps(self, number: int) -> float:
+        return self._steps[number % len(self._steps)].rate_bps
 
     def _step_bytes(self, number: int) -> float:
         step = self._steps[number % len(self._steps)]

@@ -71,7 +71,7 @@ def replay_opportunities(
 ) -> ReplayReport:
     """Change a metered tree's rate as a trace says, from `begin_s` of time.monotonic() on.
 
-    What left is counted before each change, and made up for by the next.
+    What left is counted before each change, and made up for in the next gap.
 
     The tree `base` (kernel.tree with varying=True) is the caller's to install and to remove.
     """
@@ -85,22 +85,24 @@ def replay_opportunities(
     with processors_awake(), Netlink(namespace) as netlink:
         index = netlink.index(interface)
 
-        def set_rate(rate_bps: float) -> tree.Tree:
+        def set_rate(rate_bps: float, saved_bytes: int | None = None) -> tree.Tree:
             if watch is not None:
                 watch.before_change()
             rate = meter(rate_bps, mtu_bytes)
+            if saved_bytes is not None:
+                rate = replace(rate, burst_bytes=saved_bytes)
             send.change_rate(netlink, index, rate)
             return replace(base, rate=rate)
 
-        # What leaves meanwhile has the way to the first opportunity to pay for.
+        # What leaves meanwhile has the way to the first opportunity to pay for, with nothing saved up.
         rate_bps = closed_bps(trace, max(0.0, begin_s - time.monotonic()))
-        present = set_rate(rate_bps)
+        present = set_rate(rate_bps, saved_bytes=1)
         pause.until(begin_s, present)
         pace = pacing.begin(Sent(*read_back.sent(netlink, index)), rate_bps)
         while (due_s := begin_s + pace.next_change_ms / 1e3) < ends_s:
             pause.until(due_s, present)
             sent = Sent(*read_back.sent(netlink, index))
-            pace = pacing.pace(pace.next_step, (time.monotonic() - begin_s) * 1e3, sent)
+            pace = pacing.pace(pace.next_step, sent)
             present = set_rate(pace.rate_bps)
             late_ms.append((time.monotonic() - due_s) * 1e3)
         # The last step holds until the end.
