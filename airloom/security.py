@@ -19,10 +19,14 @@ _WRONG_NAME = "Hostname Verification Check failed"
 class TransportSecurity(Settings):
     """PEM files for mutual TLS; or `plaintext: true` and none of them."""
 
-    ca: FilePath | None = None
-    certificate: FilePath | None = None
-    key: FilePath | None = None
-    plaintext: bool = False
+    ca: FilePath | None = Field(
+        None, description="the authority whose certificates the other end must have"
+    )
+    certificate: FilePath | None = Field(
+        None, description="this end's own; its name and roles are who this is (NAME.crt)"
+    )
+    key: FilePath | None = Field(None, description="the certificate's private key (NAME.key)")
+    plaintext: bool = Field(False, description="no TLS: whoever is on the way reads and writes")
 
     @model_validator(mode="after")
     def _all_or_plaintext(self) -> TransportSecurity:

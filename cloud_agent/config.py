@@ -25,15 +25,15 @@ class ServerSettings(Settings):
     url: str = Field(pattern=r"^https?://", description="with the version: http://host:8000/v1")
     model: str = Field(description="as the server names it")
     weight: float = Field(1.0, gt=0, description="its share of the work relative to the others'")
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: float = Field(120.0, gt=0, description="of one request; a task's deadline holds too")
     api_key_file: FilePath | None = Field(None, description="holds the key on its first line")
 
 
 class ServersSettings(AnswerSettings):
     """Servers that answer instead of this process."""
 
-    servers: list[ServerSettings] = Field(min_length=1)
-    check_interval_s: float = Field(5.0, gt=0)
+    servers: list[ServerSettings] = Field(min_length=1, description="each with its share")
+    check_interval_s: float = Field(5.0, gt=0, description="between two health checks of each")
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -45,7 +45,9 @@ class FleetSettings(Settings):
     teams: dict[Name, list[Name]] = Field(
         {}, description="the devices that each coordinator may list and hand tasks to"
     )
-    registration_timeout_s: float = Field(10.0, gt=0)
+    registration_timeout_s: float = Field(
+        10.0, gt=0, description="until a new stream must have said who it is"
+    )
     streams: int = Field(4096, ge=1, description="at once; more are refused")
     unregistered_streams: int = Field(
         4, ge=1, description="of one certificate that have not registered yet"
@@ -66,7 +68,7 @@ class FleetSettings(Settings):
 class CloudAgentSettings(Settings):
     """Everything a cloud agent is told."""
 
-    cloud_id: str = Field("cloud", pattern=NAME_PATTERN)
+    cloud_id: str = Field("cloud", pattern=NAME_PATTERN, description="what answers call it")
     listen: str = Field("0.0.0.0:50051", description="host:port that devices dial")
     security: ServerSecurity
     local_socket: str | None = Field(

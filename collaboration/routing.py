@@ -14,8 +14,8 @@ from collaboration.confidence import Confidence
 class RoutingSettings(Settings):
     """When a device answers by itself."""
 
-    measure: Literal["sequence_probability", "mean_probability", "min_margin"] = (
-        "sequence_probability"
+    measure: Literal["sequence_probability", "mean_probability", "min_margin"] = Field(
+        "sequence_probability", description="of a device's confidence in its answer, 0 to 1"
     )
     threshold: float = Field(0.5, ge=0, le=1, description="below it the question is sent up")
     cloud_share: float = Field(

@@ -25,7 +25,6 @@ from device_agent.engine import (
 from protos.airloom.v1 import inference_pb2, task_pb2
 
 _ROLES = ("system", "user", "assistant")
-_MAX_MESSAGES, _MAX_PARTS = 1024, 256
 
 _FINISH_REASONS = {
     "end": task_pb2.FINISH_REASON_END,
@@ -52,10 +51,6 @@ def question_of(task: task_pb2.Task) -> Message:
     Raises:
         InvalidTaskError: it has no text, or a part that this version cannot read.
     """
-    if len(task.parts) > _MAX_PARTS:
-        raise InvalidTaskError(
-            f"parts has {len(task.parts):,} elements: at most {_MAX_PARTS:,} are taken"
-        )
     texts: list[str] = []
     images: list[Image] = []
     peers: list[PeerAnswer] = []
@@ -89,10 +84,6 @@ def conversation_of(task: task_pb2.Task) -> tuple[Message, ...]:
     Raises:
         InvalidTaskError: a role or a part is none that a conversation has, or there is no text.
     """
-    if len(task.messages) > _MAX_MESSAGES:
-        raise InvalidTaskError(
-            f"messages has {len(task.messages):,} elements: at most {_MAX_MESSAGES:,} are taken"
-        )
     conversation = tuple(
         _message_of(message, f"messages[{index}]") for index, message in enumerate(task.messages)
     )
@@ -105,10 +96,6 @@ def _message_of(message: task_pb2.ChatMessage, where: str) -> Message:
     if message.role not in _ROLES:
         raise InvalidTaskError(
             f"{where}.role is {message.role[:80]!r}: it should be {', '.join(_ROLES)}"
-        )
-    if len(message.parts) > _MAX_PARTS:
-        raise InvalidTaskError(
-            f"{where}.parts has {len(message.parts):,} elements: at most {_MAX_PARTS:,} are taken"
         )
     texts: list[str] = []
     images: list[Image] = []

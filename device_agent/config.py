@@ -54,14 +54,14 @@ class AnswerSettings(Settings):
 class AdapterFile(Settings):
     """A LoRA adapter that tasks may name."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    path: FilePath
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="what tasks call it")
+    path: FilePath = Field(description="a LoRA GGUF file for the model")
 
 
 class ModelSettings(AnswerSettings):
     """Which GGUF to run and how; `device-agent doctor` says what suits a board."""
 
-    path: FilePath
+    path: FilePath = Field(description="a GGUF file")
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+ -]{0,127}$",
@@ -80,7 +80,11 @@ class ModelSettings(AnswerSettings):
         4096, ge=64, description="of each generation, at most; fewer where trained with fewer"
     )
     parallel: int = Field(4, ge=1, le=64, description="generations at once")
-    threads: int = Field(default_factory=physical_cores, ge=1)
+    threads: int = Field(
+        default_factory=physical_cores,
+        ge=1,
+        description="that compute; without, as many as there are cores",
+    )
     batch_tokens: int = Field(512, ge=16, description="of one pass through the model")
     stall_ms: float = Field(
         500.0, gt=0, description="for how long reading a prompt may hold up running generations"
@@ -118,9 +122,13 @@ class CloudSettings(Settings):
 
     address: str = Field(description="host:port")
     security: TransportSecurity
-    connect_timeout_s: float = Field(10.0, gt=0)
-    backoff_initial_s: float = Field(0.2, gt=0)
-    backoff_max_s: float = Field(10.0, gt=0)
+    connect_timeout_s: float = Field(10.0, gt=0, description="until the cloud's welcome")
+    backoff_initial_s: float = Field(
+        0.2, gt=0, description="the first wait before dialling again is at most this long"
+    )
+    backoff_max_s: float = Field(
+        10.0, gt=0, description="waits double with each failure, up to this"
+    )
     wait_s: float = Field(
         5.0, ge=0, description="for how long an ask without a deadline waits for a stream"
     )
@@ -145,8 +153,8 @@ class CurveSettings(Settings):
 class TelemetrySettings(Settings):
     """Where to publish samples (ZeroMQ PUB, connecting)."""
 
-    endpoint: str = Field(pattern=r"^(ipc|tcp)://.+")
-    interval_s: float = Field(1.0, gt=0)
+    endpoint: str = Field(pattern=r"^(ipc|tcp)://.+", description="tcp://host:port, or ipc://path")
+    interval_s: float = Field(1.0, gt=0, description="between two samples")
     curve: CurveSettings | None = None
     plaintext: bool = Field(False, description="send over tcp:// without encryption")
 

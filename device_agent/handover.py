@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from airloom.concurrency import within
 from airloom.errors import DeadlineExceededError, InvalidTaskError, OverloadedError
 from device_agent.chat import EngineChat
 from device_agent.engine import Completion, OnText
@@ -132,7 +133,7 @@ class Handover:
         if deadline_s is not None:
             left_s = max(0.0, min(left_s, deadline_s - time.monotonic()))
         try:
-            return await asyncio.wait_for(anext(requests, None), left_s)
+            return await within(anext(requests, None), left_s)
         except asyncio.TimeoutError:
             raise DeadlineExceededError(
                 f"the next part of the state did not come within {left_s:.1f} s"

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from airloom.concurrency import within
 from airloom.errors import (
     CancelledTaskError,
     ConflictError,
@@ -40,7 +41,7 @@ async def by_deadline_at_last(work: Awaitable[T], deadline_s: float | None) -> T
     An engine whose pass takes long, for one, looks at deadlines only after it.
     """
     try:
-        return await asyncio.wait_for(work, _patience_s(deadline_s))
+        return await within(work, _patience_s(deadline_s))
     except asyncio.TimeoutError:
         raise DeadlineExceededError("the deadline passed before the answer was complete") from None
 

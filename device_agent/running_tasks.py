@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airloom.errors import AmbiguousRunError, InvalidTaskError, NotFoundError
 from airloom.identity import Caller
-
-OnStarted = Callable[[str], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)
@@ -19,10 +17,6 @@ class FollowedRun:
     owner: str
     label: str
     run_id: str = ""
-
-    async def started(self, run_id: str) -> None:
-        """Take note of the run's id."""
-        self.run_id = run_id
 
 
 class RunningTasks:

@@ -184,8 +184,18 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "certificates", help="make a local CA and certificates for mutual TLS"
     )
-    command.add_argument("--out", type=Path, required=True)
-    command.add_argument("names", nargs="+", metavar="NAME[=HOST,…]")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the folder; an authority that is there already (ca.crt, ca.key) signs these as well",
+    )
+    command.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME[=HOST,…]",
+        help="who it is for, and the host names and addresses at which it serves",
+    )
     command.add_argument(
         "--role",
         action="append",
@@ -194,7 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="what all these may do; may be repeated (default: what a device may)",
     )
     command.add_argument(
-        "--days", type=_days, default=DAYS, help="that they are valid (default: %(default)s)"
+        "--days", type=_days, default=DAYS, help="how long they are valid (default: %(default)s)"
     )
     command.set_defaults(call=_certificates)
 

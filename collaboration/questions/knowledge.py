@@ -158,7 +158,6 @@ RELATIONS: tuple[Relation, ...] = (
         ),
     ),
 )
-RELATION_BY_NAME = {relation.name: relation for relation in RELATIONS}
 
 CHAINS: tuple[tuple[str, str], ...] = (
     ("capital", "mayor"),
@@ -206,11 +205,6 @@ class KnowledgeBase:
     def subjects(self, relation: str) -> list[str]:
         """The subjects of a relation in a stable order."""
         return sorted(self.facts[relation])
-
-    def subject_of(self, relation: str, obj: str) -> str:
-        """Invert a one-to-one relation."""
-        (subject,) = [s for s, o in self.facts[relation].items() if o == obj]
-        return subject
 
 
 @functools.cache

@@ -59,10 +59,6 @@ class PrefixCache:
         self.slots = [Slot(index, number=first_number + index) for index in range(slots)]
         self._releases = 0
 
-    @property
-    def has_room(self) -> bool:
-        return any(not slot.busy for slot in self.slots)
-
     def place(self, keys: Keys) -> Placement:
         """Choose a free slot for a prompt, and the slot that remembers most of its beginning.
 

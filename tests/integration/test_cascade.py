@@ -360,10 +360,6 @@ async def test_a_conversation_is_continued_as_it_stands(chat: EngineChat) -> Non
             ),
             r"messages\[0\].parts\[0\] is vote",
         ),
-        (
-            task_pb2.Task(messages=conversation(*[("user", "a")] * 1025)),
-            "messages has 1,025 elements: at most 1,024",
-        ),
     ],
 )
 def test_what_is_no_conversation_is_refused_by_name(

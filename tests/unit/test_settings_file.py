@@ -3,7 +3,10 @@ from pathlib import Path
 import pytest
 
 from airloom.errors import ConfigurationError
-from airloom.settings_file import load_yaml
+from airloom.settings_file import Settings, load_yaml
+from cloud_agent.config import CloudAgentSettings
+from device_agent.config import DeviceSettings
+from netctl.daemon.settings import DaemonSettings
 from testbed.scenario import Scenario
 
 GOOD = """\
@@ -62,3 +65,18 @@ def test_an_error_names_file_line_and_field(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.yaml.*No such file"):
         load_yaml(tmp_path / "nowhere.yaml", Scenario)
+
+
+@pytest.mark.parametrize("kind", [DeviceSettings, CloudAgentSettings, DaemonSettings])
+def test_a_schema_says_what_each_setting_is(kind: type[Settings]) -> None:
+    schema = kind.model_json_schema()
+    definitions = {kind.__name__: schema, **schema["$defs"]}
+    # A field that is a group of settings is described by the group.
+    unexplained = {
+        f"{name}.{field}"
+        for name, definition in definitions.items()
+        for field, value in definition["properties"].items()
+        if not (value.get("description") or "$ref" in str(value))
+    }
+    assert not unexplained
+    assert all(definition.get("description") for definition in definitions.values())
