@@ -4,6 +4,16 @@ A rule is a list of alternatives, an alternative a list of elements. Repetitions
 `x{2,4}` becomes `x x r1`, with `r1 ::= x r2 |` and `r2 ::= x |`.
 """
 
+# Why no library: llguidance 1.9.1 was measured in place of this, and is not used because
+# - its reading of GBNF changes what a grammar allows, without a word: a rule of characters takes all it
+#   can (`root ::= w "x"` with `w ::= [a-z]+` never ends), `.` is no new line, and `[a&&b]` and `[+--]`
+#   are operations on sets; `\u00e9`, `"\["`, `[\-a]`, `<token>` and a rule named `start` are refused;
+# - its limits do not bound everything: with each at 1,000, 29 patterns under `allOf` (time and memory
+#   double with each; 21 take 4 s and 460 MiB) and the pattern "^a{1000000000}$" end the process when
+#   memory ends, and {"type": "integer", "multipleOf": 999983} takes 10 s and 410 MiB.
+# Its masks are much quicker (JSON, 151,601 tokens: 0.03 ms against 22 ms here), and it enforces more of
+# JSON Schema: it is worth another look when schemas can be bounded before they reach it.
+
 from __future__ import annotations
 
 import re
