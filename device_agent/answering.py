@@ -226,6 +226,7 @@ class Answerer:
         run_id: str = "",
     ) -> task_pb2.TaskResult:
         """Answer a task; raises AirloomError (deadline, cancellation, overload, bad task)."""
+        self._check_residency(task)
         started_s = time.monotonic()
         with task_span("generate", task) as span:
             completion = await self._model.chat(
@@ -234,6 +235,14 @@ class Answerer:
             result = self.result(task.task_id, completion, started_s)
             describe_result(span, result)
         return result
+
+    def _check_residency(self, task: task_pb2.Task) -> None:
+        device_only = task.budget.residency == task_pb2.RESIDENCY_DEVICE_ONLY
+        if device_only and self._place != task_pb2.PLACE_DEVICE:
+            raise InvalidTaskError(
+                "task.budget.residency is RESIDENCY_DEVICE_ONLY: a device may answer that, asked "
+                "itself or named by device_id, and the cloud may not"
+            )
 
     def result(self, task_id: str, completion: Completion, started_s: float) -> task_pb2.TaskResult:
         """Write a completion as a task's result."""

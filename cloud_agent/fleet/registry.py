@@ -62,7 +62,8 @@ class ConnectedDevice:
         """Hand a task to the device and wait for its result; cancelling cancels it there.
 
         Raises:
-            UnreachableError: the device left before it answered; the task may be handed out again.
+            UnreachableError: the device left before it answered, or sent no answer; the task may be
+                handed out again.
             OverloadedError: the device has too much to do already.
             InvalidTaskError: the task is too large to be sent.
             DeadlineExceededError: the deadline passed first.
@@ -80,6 +81,8 @@ class ConnectedDevice:
                 raise DeadlineExceededError(
                     f"the deadline passed before {self.device_id} answered"
                 ) from None
+        if result.WhichOneof("outcome") is None:
+            raise UnreachableError(f"{self.device_id} sent a result with neither answer nor error")
         result.task_id = task.task_id
         if result.HasField("answer"):
             # Who answered is known here; the device's word for it is not needed.

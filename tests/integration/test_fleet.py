@@ -428,6 +428,39 @@ async def test_whatever_is_raised_reaches_whoever_asked(caplog: pytest.LogCaptur
     assert "injected into the device" in caplog.text
 
 
+async def test_a_result_that_says_nothing_is_an_error() -> None:
+    async def nothing(_: task_pb2.Task) -> task_pb2.TaskResult:
+        return task_pb2.TaskResult(task_id="done")
+
+    async with (
+        running_cloud() as cloud,
+        running_uplink(cloud.address, "board", nothing),
+        grpc.aio.insecure_channel(cloud.address) as channel,
+    ):
+        await cloud.until_registered("board")
+        with pytest.raises(grpc.aio.AioRpcError, match="neither answer nor error") as error:
+            await infer(channel, asking("q"), "board")
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_what_must_not_leave_the_device_is_not_answered_in_the_cloud() -> None:
+    private = asking("secret", residency=task_pb2.RESIDENCY_DEVICE_ONLY)
+    async with (
+        running_cloud() as cloud,
+        running_uplink(cloud.address, "board") as uplink,
+        grpc.aio.insecure_channel(cloud.address) as channel,
+    ):
+        refused = await uplink.ask(private, deadline_s())
+        assert "task.budget.residency" in refused.error.message
+        with pytest.raises(grpc.aio.AioRpcError, match="RESIDENCY_DEVICE_ONLY") as error:
+            await infer(channel, private)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert cloud.model.asked == []
+        # Whoever hands it to a device names the one that it may not leave.
+        handed = await infer(channel, private, "board")
+        assert handed.answer.text == "device's answer to secret"
+
+
 async def test_deadlines_travel_as_time_left_and_hold_on_the_stream() -> None:
     async with running_cloud() as cloud, running_uplink(cloud.address) as uplink:
         cloud.model.may_end.clear()
