@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -50,6 +52,9 @@ _STATUS: tuple[tuple[type[AirloomError], int, str, str | None], ...] = (
     (AirloomError, 500, "server_error", None),
 )
 
+_KIND = re.compile(r"\[|^constrained-")
+"""Pydantic's names of the kinds that a field may have: "list[constrained-str]", "literal[-1]"."""
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorResponse} for code in sorted({status for _, status, _, _ in _STATUS})
 }
@@ -85,11 +90,29 @@ async def _airloom_error(_: Request, error: Exception) -> JSONResponse:
     return response(error)
 
 
+def _said(errors: Sequence[Any]) -> tuple[str, str]:
+    """Where a request is wrong, and what is wrong there.
+
+    A field that may be one of several kinds has an error for each: what counts is that of the kind
+    that was meant, which fits but for its value, or fits the furthest.
+    """
+    places = [[part for part in error["loc"] if part != "body"] for error in errors]
+    field = places[0][:1]
+
+    def meant(index: int) -> tuple[bool, bool, int]:
+        kind = str(errors[index]["type"])
+        literal = kind == "literal_error"
+        return not (literal or kind.endswith("_type")), not literal, len(places[index])
+
+    best = max((i for i, place in enumerate(places) if place[:1] == field), key=meant)
+    shown = [str(part) for part in places[best] if not _KIND.search(str(part))]
+    return ".".join(shown or map(str, field)), str(errors[best]["msg"])
+
+
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = f"{place}: {first['msg']}" if place else str(first["msg"])
+    place, problem = _said(error.errors())
+    message = f"{place}: {problem}" if place else problem
     body = ErrorBody(message=message, type="invalid_request_error", param=place or None)
     return JSONResponse(ErrorResponse(error=body).model_dump(), 400)
 

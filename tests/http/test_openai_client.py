@@ -139,6 +139,10 @@ def test_embeddings_come_as_numbers_and_as_base64(client: openai.OpenAI) -> None
         ({"messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]},
          "reads text only"),
+        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"stop": ["a"] * 100}, "stop: List should have at most 16 items"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages.0.content.0.text.text: Field required"),
         ({"adapters": [{"name": "style"}]}, "no adapter 'style' is loaded"),
     ],
 )  # fmt: skip
