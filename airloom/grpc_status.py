@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import grpc
 
 from airloom.concurrency import within
-from airloom.errors import AirloomError
+from airloom.errors import AirloomError, CancelledTaskError
 from airloom.log_text import one_line
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -21,6 +21,14 @@ _END_TIMEOUT_S = 1.0
 def grpc_status(error: AirloomError) -> grpc.StatusCode:
     """Return the status code that gRPC calls are ended with for this error."""
     return _CODES[int(error.status)]
+
+
+async def write(context: grpc.aio.ServicerContext[Any, Any], message: object) -> None:
+    """Write a message of a stream; raises CancelledTaskError where the caller has left."""
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as error:
+        raise CancelledTaskError("the caller left before it was told all") from error
 
 
 async def end_call(context: grpc.aio.ServicerContext[Any, Any], error: AirloomError) -> NoReturn:

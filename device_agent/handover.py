@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ class Handover:
     def __init__(self, chat: EngineChat, *, patience_s: float = PATIENCE_S) -> None:
         self._chat = chat
         self._patience_s = patience_s
-        self._arriving_bytes = 0
+        self._arriving_bytes: Counter[str] = Counter()
+        """Of each caller's states."""
         self._sent = KeptResults(SENT_LIMITS, time.monotonic)
 
     def sent(self, owner: str, run_id: str) -> bytes | None:
@@ -88,16 +90,22 @@ class Handover:
             hold.roll_back()
 
     async def receive(
-        self, requests: AsyncIterator[inference_pb2.ResumeRequest], deadline_s: float | None
+        self,
+        owner: str,
+        requests: AsyncIterator[inference_pb2.ResumeRequest],
+        deadline_s: float | None,
     ) -> ArrivedState:
         """Take the parts of a state until the caller has sent the last.
+
+        One caller may send as much at once as one state of the largest size: nobody can keep the
+        others out.
 
         Raises:
             DeadlineExceededError: the deadline passed, or the next part did not come.
             InvalidTaskError: it is larger than any state that this engine could take.
             OverloadedError: too much arrives at once.
         """
-        most = self._chat.engine.max_state_bytes
+        most, arriving = self._chat.engine.max_state_bytes, self._arriving_bytes
         label, state = "", bytearray()
         try:
             while (request := await self._next(requests, deadline_s)) is not None:
@@ -111,13 +119,20 @@ class Handover:
                     raise InvalidTaskError(
                         f"the state has more than {most:,} bytes, the most that this engine takes"
                     )
-                if self._arriving_bytes + len(request.chunk) > ARRIVING_STATES * most:
+                if arriving[owner] + len(request.chunk) > most:
+                    raise OverloadedError(
+                        "this caller's states arrive at once, and are too large together: send one "
+                        "after another"
+                    )
+                if arriving.total() + len(request.chunk) > ARRIVING_STATES * most:
                     raise OverloadedError("too many states arrive at once: send it again later")
-                self._arriving_bytes += len(request.chunk)
+                arriving[owner] += len(request.chunk)
                 state += request.chunk
             return ArrivedState(label, bytes(state))
         finally:
-            self._arriving_bytes -= len(state)
+            arriving[owner] -= len(state)
+            if not arriving[owner]:
+                del arriving[owner]
 
     async def resume(
         self, arrived: ArrivedState, run_id: str, on_text: OnText, deadline_s: float | None

@@ -16,6 +16,7 @@ from airloom.errors import (
     UnauthenticatedError,
     explained,
 )
+from airloom.grpc_status import write
 from airloom.identity import Caller, caller_of
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
@@ -52,14 +53,14 @@ class _InferStream:
 
     async def started(self, run_id: str) -> None:
         event = inference_pb2.InferStreamResponse(started=inference_pb2.Started(run_id=run_id))
-        await self._context.write(event)
+        await write(self._context, event)
 
     async def text(self, text: str) -> None:
-        await self._context.write(inference_pb2.InferStreamResponse(text=text))
+        await write(self._context, inference_pb2.InferStreamResponse(text=text))
 
     async def set_aside(self, reason: str) -> None:
         event = inference_pb2.InferStreamResponse(set_aside=inference_pb2.SetAside(reason=reason))
-        await self._context.write(event)
+        await write(self._context, event)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -159,7 +160,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             stream=stream,
             on_started=stream.started,
         )
-        await context.write(inference_pb2.InferStreamResponse(result=result))
+        await write(context, inference_pb2.InferStreamResponse(result=result))
 
     async def InferBatch(  # noqa: N802
         self, request: inference_pb2.InferBatchRequest, context: Context
@@ -192,17 +193,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         caller = self.caller(context)
         sent_before = handover.sent(caller.owner, request.run_id)
 
-        async def write(chunk: bytes) -> None:
-            await context.write(inference_pb2.SuspendResponse(chunk=chunk))
+        async def tell(chunk: bytes) -> None:
+            await write(context, inference_pb2.SuspendResponse(chunk=chunk))
 
         try:
             run_id = self._running.find(caller, request.run_id, request.task_id)
-            await handover.send(caller.owner, run_id, _deadline(context), write)
+            await handover.send(caller.owner, run_id, _deadline(context), tell)
         except (NotFoundError, InvalidTaskError, HandedOverError):
             # It is not here any more: the caller took it, and may not have got it.
             if sent_before is None:
                 raise
-            await write_parts(sent_before, write)
+            await write_parts(sent_before, tell)
 
     async def Resume(  # noqa: N802
         self, request_iterator: AsyncIterator[inference_pb2.ResumeRequest], context: Context
@@ -215,20 +216,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 "to resume a state takes a certificate (testbed certificates NAME), or a server "
                 "whose security says trust_names: true"
             )
-        arrived = await handover.receive(aiter(request_iterator), deadline_s)
+        arrived = await handover.receive(caller.owner, aiter(request_iterator), deadline_s)
 
         async def tell(text: str) -> None:
-            await context.write(inference_pb2.ResumeResponse(text=text))
+            await write(context, inference_pb2.ResumeResponse(text=text))
 
         with self._running.follow(caller, arrived.label) as followed:
             followed.run_id = new_run_id()
             started = inference_pb2.Started(run_id=followed.run_id)
-            await context.write(inference_pb2.ResumeResponse(started=started))
+            await write(context, inference_pb2.ResumeResponse(started=started))
             completion = await by_deadline_at_last(
                 handover.resume(arrived, followed.run_id, tell, deadline_s), deadline_s
             )
         result = self._answerer.result(arrived.label, completion, started_s)
-        await context.write(inference_pb2.ResumeResponse(result=result))
+        await write(context, inference_pb2.ResumeResponse(result=result))
 
     async def Embed(  # noqa: N802
         self, request: inference_pb2.EmbedRequest, context: Context

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from airloom.errors import InvalidTaskError
+from airloom.grpc_status import write
 from airloom.stream import Reassembly
 from airloom.stream.reassembly import MessageTooLargeError
 from cloud_agent.fleet.asks import DeviceAsks
@@ -57,7 +58,7 @@ class DeviceStream:
 
     async def _write(self) -> None:
         while True:
-            await self._context.write(await self._device.lanes.take())
+            await write(self._context, await self._device.lanes.take())
 
     async def _read(self) -> None:
         async for request in self._requests:

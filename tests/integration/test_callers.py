@@ -14,7 +14,13 @@ import grpc
 import pytest
 from agents import MODELS, free_port
 
-from airloom.errors import DeadlineExceededError, InvalidTaskError, UnreachableError
+from airloom.errors import (
+    CancelledTaskError,
+    DeadlineExceededError,
+    InvalidTaskError,
+    OverloadedError,
+    UnreachableError,
+)
 from airloom.grpc_server import GrpcServer
 from airloom.security import ServerSecurity, TransportSecurity, open_channel
 from device_agent.cascade import Cascade
@@ -350,7 +356,7 @@ async def test_a_state_that_stops_arriving_ends_the_call(board: Board) -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceededError, match="the next part of the state did not come"):
-        await Handover(board.chat, patience_s=0.01).receive(stops(), None)
+        await Handover(board.chat, patience_s=0.01).receive("me", stops(), None)
     call = (await board.as_caller("board-b")).Resume(stops(), timeout=0.2)
     await refused(call.read(), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE")
 
@@ -367,8 +373,27 @@ async def test_a_state_has_a_size_limit_before_it_is_assembled(board: Board) -> 
             yield inference_pb2.ResumeRequest(chunk=chunk)
 
     with pytest.raises(InvalidTaskError, match=f"more than {most:,} bytes"):
-        await Handover(board.chat).receive(endless(), None)
+        await Handover(board.chat).receive("me", endless(), None)
     assert taken <= most + len(chunk)
+
+
+async def test_one_caller_does_not_keep_out_the_states_of_others(board: Board) -> None:
+    handover, most = Handover(board.chat), board.chat.engine.max_state_bytes
+    arrived, may_end = asyncio.Event(), asyncio.Event()
+
+    async def stays() -> AsyncIterator[inference_pb2.ResumeRequest]:
+        yield inference_pb2.ResumeRequest(chunk=bytes(most))
+        arrived.set()
+        await may_end.wait()
+
+    staying = asyncio.ensure_future(handover.receive("hog", stays(), None))
+    await arrived.wait()
+    with pytest.raises(OverloadedError, match="this caller's states"):
+        await handover.receive("hog", states(b"more"), None)
+    assert (await handover.receive("me", states(bytes(most)), None)).data == bytes(most)
+    may_end.set()
+    assert len((await staying).data) == most
+    assert (await handover.receive("hog", states(b"again"), None)).data == b"again"
 
 
 async def test_in_plaintext_nobody_resumes_or_names_runs_by_label(identities: Identities) -> None:
@@ -413,6 +438,29 @@ async def test_an_engine_that_stands_still_keeps_nobody_beyond_the_deadline(
     (failed,) = await batch(stub, task)
     assert failed.error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     gate.open()
+
+
+async def test_text_for_a_caller_that_has_left_is_no_fault(
+    identities: Identities, caplog: pytest.LogCaptureFixture
+) -> None:
+    raised: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def tells_late(*asked: Any) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asked[2].text("too late")
+        except BaseException as error:
+            raised.set_result(error)
+            raise
+
+    async with serving(identities, identities.files("board-a"), infer=tells_late) as board:
+        stub = await board.as_caller("board-b")
+        call = stub.InferStream(inference_pb2.InferStreamRequest(task=sum_of(1, 2)))
+        assert (await call.read()).started.run_id
+        call.cancel()
+        assert isinstance(await raised, CancelledTaskError)
+    assert "unexpected" not in caplog.text
 
 
 async def test_a_fault_in_a_handler_is_internal_and_ends_every_kind_of_call(
