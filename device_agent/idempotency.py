@@ -109,6 +109,8 @@ class _Run:
     stream: SharedStream | None
     work: asyncio.Future[task_pb2.TaskResult]
     grace_s: float = 0.0
+    grace: asyncio.TimerHandle | None = None
+    """Since the last follower was lost."""
     followers: int = 0
 
     def join(self, follower: _Follower) -> int | None:
@@ -124,11 +126,21 @@ class _Run:
         if joined is not None and self.stream is not None:
             self.stream.leave(joined)
 
+    def end_grace(self) -> None:
+        """Forget how long ago a follower was lost."""
+        if self.grace is not None:
+            self.grace.cancel()
+            self.grace = None
+
     async def tell(self, follower: _Follower, joined: int | None) -> task_pb2.TaskResult:
         """Tell a follower all there is to tell; return its own copy of the result."""
         await follower.started(self.run_id)
-        if joined is not None and self.stream is not None:
-            await self.stream.tell(joined, follower)
+        if (
+            joined is not None
+            and self.stream is not None
+            and not await self.stream.tell(joined, follower)
+        ):
+            await follower.set_aside("this call read so slowly that text was left out: all follows")
         await asyncio.wait({self.work})
         if self.work.cancelled():
             raise CancelledTaskError("the run was cancelled")
@@ -275,8 +287,9 @@ class IdempotentRuns:
         finally:
             run.leave(joined)
             telling.cancel()
+            run.end_grace()
             if run.grace_s > 0 and not run.work.done():
-                asyncio.get_running_loop().call_later(
+                run.grace = asyncio.get_running_loop().call_later(
                     run.grace_s, self._stop_unless_followed, caller, key, run
                 )
             else:
@@ -291,6 +304,7 @@ class IdempotentRuns:
 
     def _ended(self, caller: str, key: str, run: _Run) -> None:
         self._forget(caller, key, run)
+        run.end_grace()
         if run.stream is not None:
             run.stream.end()
         # Asking for the exception also marks it as seen, where nobody follows any more.

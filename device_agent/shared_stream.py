@@ -29,7 +29,7 @@ class SharedStream:
 
     It holds at most `capacity` characters of events. The writer waits for the fastest follower, as
     it would for a single one. Whoever joins after the first events were dropped, or falls so far
-    behind, is told no more text: it still gets the result, which holds all of it.
+    behind, is told no more here, and has to be told the whole text from the result.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -65,17 +65,18 @@ class SharedStream:
         del self._positions[follower]
         self._notify()
 
-    async def tell(self, follower: int, stream: AnswerStream) -> None:
-        """Tell a follower what is held from the beginning, and what comes, until the end."""
+    async def tell(self, follower: int, stream: AnswerStream) -> bool:
+        """Tell a follower what is held from the beginning, and what comes; return whether that was all."""
         while (position := self._positions[follower]) >= self._dropped:
             if position < self._told():
                 await self._events[position - self._dropped].tell(stream)
                 self._positions[follower] = position + 1
                 self._notify()
             elif self._ended:
-                break
+                return True
             else:
                 await self._changed.wait()
+        return False
 
     def _told(self) -> int:
         return self._dropped + len(self._events)

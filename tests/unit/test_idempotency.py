@@ -202,6 +202,23 @@ async def test_within_its_grace_a_run_waits_for_whoever_comes_back() -> None:
     assert len(work.begun) == 1
 
 
+async def test_whoever_is_lost_again_has_the_whole_grace_again() -> None:
+    runs, work = IdempotentRuns(), GatedWork()
+    for grace_s in (0.01, 3600.0):
+        lost = asyncio.create_task(runs.run("a", asked(), work, grace_s=grace_s))
+        await until_joined(lost)
+        lost.cancel()
+        await asyncio.wait({lost})
+    # Timers fire in their order: this one after that of the first loss.
+    await asyncio.sleep(0.02)
+    assert not work.stopped.is_set()
+    back = asyncio.create_task(runs.run("a", asked(), work))
+    await until_joined(back)
+    work.gate.set()
+    await back
+    assert len(work.begun) == 1
+
+
 async def test_a_withdrawn_run_has_no_grace() -> None:
     runs, work = IdempotentRuns(), GatedWork()
     call = asyncio.create_task(runs.run("a", asked(), work, grace_s=60))
@@ -304,6 +321,26 @@ async def test_a_follower_that_reads_nothing_does_not_hold_up_the_others() -> No
     assert (await call).answer.text == "132"
     assert not frozen.done()
     frozen.cancel()
+
+
+async def test_who_fell_behind_is_told_that_and_then_the_whole_text() -> None:
+    pieces = tuple("abcdefgh")
+    runs = IdempotentRuns(stream_characters=4)
+    work = GatedWork(text="abcdefgh", pieces=pieces)
+    reads, slow = Heard(), Heard(held=asyncio.Event())
+    behind = asyncio.create_task(runs.run("a", asked(), work, stream=slow))
+    await work.begun_once.wait()
+    call = asyncio.create_task(runs.run("a", asked(), work, stream=reads))
+    while len(reads.texts) < 8:
+        await asyncio.sleep(0)
+    assert slow.held is not None
+    slow.held.set()
+    work.gate.set()
+    await asyncio.gather(call, behind)
+    assert slow.texts == ["a", "abcdefgh"]
+    assert len(slow.reasons) == 1
+    assert reads.texts == list(pieces)
+    assert reads.reasons == []
 
 
 async def test_keyed_runs_under_way_are_bounded_for_each_caller() -> None:
