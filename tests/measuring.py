@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+TOO_BUSY = "this machine was too busy"
+"""What netctl says where it lost packets that the link had delivered: nothing can be told then."""
+
 LATE_MS = 0.5
 """A prober that is so late with its own probes is on a busy machine: what it finds is inconclusive."""
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from measuring import TOO_BUSY
 from sandboxes import run_in_sandbox
 
+from airloom.errors import LinkError
 from netctl.backends import BACKENDS, LinkSpec, execute
 from netctl.backends.base import AIR_NAMESPACE, namespace_commands
 from netctl.conditions.link import LinkConditions
@@ -57,10 +59,18 @@ def on_link(
 
 
 def measured_link(backend: str, conditions: LinkConditions, result: Path) -> dict[str, Any]:
-    """Make the link, measure both directions, and return {"measured": …, "read_back": …}."""
+    """Make the link, measure both directions, and return {"measured": …, "read_back": …}.
+
+    Or {"inconclusive": …} where this machine was too busy to tell.
+    """
 
     def use(board: BoardPlan) -> dict[str, Any]:
-        measured = asyncio.run(links.measure(board, probes=1000))
+        try:
+            measured = asyncio.run(links.measure(board, probes=1000))
+        except LinkError as error:
+            if TOO_BUSY not in str(error):
+                raise
+            return {"inconclusive": str(error)}
         return {"measured": measured, "read_back": links.read_back(board, backend)}
 
     found: dict[str, Any] = on_link(backend, conditions, result, use)

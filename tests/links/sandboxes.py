@@ -7,6 +7,7 @@ else, and a function defined inside a test is sent there with what it refers to.
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import io
 import marshal
@@ -17,6 +18,8 @@ import sys
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType
 from typing import Any
+
+from _pytest.assertion import rewrite
 
 from netctl import linux
 
@@ -40,6 +43,9 @@ def _function(
 ) -> FunctionType:
     loaded: CodeType = marshal.loads(code)
     names = importlib.import_module(module).__dict__
+    # What pytest has put into the functions that it collected: their failures are told as there.
+    names.setdefault("@py_builtins", builtins)
+    names.setdefault("@pytest_ar", rewrite)
     return FunctionType(loaded, names, None, defaults, tuple(map(CellType, cells)))
 
 

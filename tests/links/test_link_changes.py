@@ -118,9 +118,10 @@ def test_a_replay_of_a_sparse_trace_sends_what_it_allows() -> None:
             listening = threading.Thread(target=receive)
             listening.start()
             queue = ("--queue", "60 s")
+            # The trace begins later, by however long it takes to start.
+            began_s = time.monotonic()
             process = netctl("replay", INTERFACE, "--trace", str(path), "--json", *queue)
             wait_until(lambda: "htb" in tc("tc", "qdisc", "show", "dev", INTERFACE))
-            began_s = time.monotonic()
             # More than the trace allows, so that no opportunity waits for this process.
             for _ in range(2 * len(trace.times_ms)):
                 ends.sender.send(frame(1500))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import CLOUD, DEVICE, on_link
-from measuring import WITHIN_S, measure_until_told
+from measuring import TOO_BUSY, WITHIN_S, measure_until_told
 
 from netctl.backends import BACKENDS
 from netctl.backends.capabilities import probe
@@ -44,6 +45,8 @@ def certificate(backend: str, asked: str, folder: Path, *more: str) -> dict[str,
             ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
+        if TOO_BUSY in done.stderr:
+            return {"inconclusive": done.stderr}
         assert not done.stderr, done.stderr
         statuses = {"as asked": 0, "not as asked": 1, "inconclusive": 3}
         found: dict[str, Any] = json.loads(done.stdout)
@@ -59,6 +62,8 @@ def certificate(backend: str, asked: str, folder: Path, *more: str) -> dict[str,
 def test_a_right_link_is_certified(backend: str, tmp_path: Path) -> None:
     def measure() -> tuple[list[Any], float]:
         found = certificate(backend, ASKED, tmp_path)
+        if "inconclusive" in found:
+            return [found], math.inf
         assert found["backend"] == backend
         assert {v["quantity"] for v in found["verdicts"]} >= {"rate", "delay", "loss", "burst"}
         # What the sample cannot tell of shares comes with how long it would take.
@@ -74,15 +79,25 @@ def test_a_right_link_is_certified(backend: str, tmp_path: Path) -> None:
     measure_until_told(measure)
 
 
+@pytest.mark.timeout(2 * WITHIN_S)
 @pytest.mark.parametrize("backend", WORKING)
 def test_another_link_than_asked_fails_by_quantity(backend: str, tmp_path: Path) -> None:
     asked = ASKED.replace("delay: 20 ms", "delay: 25 ms").replace(
         "duplicate: 5 %", "duplicate: 20 %"
     )
-    found = certificate(backend, asked, tmp_path)
-    assert not found["passed"]
-    wrong = {(v["way"], v["quantity"]) for v in found["verdicts"] if v["outcome"] == "not as asked"}
-    assert {("uplink", "delay"), ("downlink", "duplicates")} <= wrong
+    expected = {("uplink", "delay"), ("downlink", "duplicates")}
+
+    def measure() -> tuple[list[tuple[str, str]], float]:
+        found = certificate(backend, asked, tmp_path)
+        if "inconclusive" in found:
+            return [("both", found["inconclusive"])], math.inf
+        assert not found["passed"]
+        wrong = {
+            (v["way"], v["quantity"]) for v in found["verdicts"] if v["outcome"] == "not as asked"
+        }
+        return sorted(expected - wrong), found["late_ms"]
+
+    measure_until_told(measure)
 
 
 @pytest.mark.timeout(2 * WITHIN_S)
@@ -91,6 +106,9 @@ def test_iperf3_and_irtt_say_the_same(backend: str, tmp_path: Path) -> None:
     def near(verdict: dict[str, Any]) -> bool:
         """What a busy machine adds, and ways or units that are mixed up do not."""
         asked, measured = verdict["asked"], verdict["measured"]
+        if verdict["unit"] == "share":
+            # A hundred probes do not tell a share: they may not contradict it.
+            return bool(verdict["outcome"] == "inconclusive")
         if verdict["unit"] == "ms":
             return bool(abs(measured - asked) <= 4)
         return bool(verdict["unit"] == "bit/s" and abs(measured / asked - 1) <= 0.1)
@@ -102,6 +120,8 @@ def test_iperf3_and_irtt_say_the_same(backend: str, tmp_path: Path) -> None:
         found = certificate(
             backend, ASKED, tmp_path, "--cross-check", "--probes=100", "--patience=0 s"
         )
+        if "inconclusive" in found:
+            return [("both", found["inconclusive"])], math.inf
         others = [v for v in found["verdicts"] if "(" in v["quantity"]]
         assert {v["quantity"] for v in others} == {"rate (iperf3)", "delay (irtt)", "loss (irtt)"}
         assert len(others) == 6
