@@ -208,7 +208,8 @@ class Uplink:
             elif was_connected:
                 waits = full_jitter(s.backoff_initial_s, s.backoff_max_s, rng)
             wait_s = next(waits)
-            log.warning("cloud lost (%s); trying again in %.2f s", self.last_error, wait_s)
+            what = "lost" if was_connected else "not reached"
+            log.warning("cloud %s (%s); trying again in %.2f s", what, self.last_error, wait_s)
             await asyncio.sleep(wait_s)
 
     def _welcome(self, stream: CloudStream) -> None:
