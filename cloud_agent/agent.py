@@ -25,7 +25,7 @@ from device_agent.chat import ChatModel, EngineChat
 from device_agent.config import AnswerSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine, until_engine_failed
-from device_agent.service import Infer, InferenceServicer
+from device_agent.service.servicer import Infer, InferenceServicer
 from protos.airloom.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,

@@ -16,7 +16,7 @@ from device_agent.chat import EngineChat
 from device_agent.config import DeviceSettings
 from device_agent.http.server import serve_http
 from device_agent.runtime import open_engine, until_engine_failed
-from device_agent.service import InferenceServicer
+from device_agent.service.servicer import InferenceServicer
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from device_agent.chat import ChatModel
 from device_agent.config import DeviceSettings
 from device_agent.engine import OnText
 from device_agent.task_limits import check_task
-from device_agent.uplink import Uplink
+from device_agent.uplink.uplink import Uplink
 from protos.airloom.v1 import task_pb2
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,10 @@
-"""What both ends of a stream between device and cloud share: lanes, parts and limits."""
+"""What both ends of a stream between device and cloud share: the send queue, parts and limits."""
 
-from airloom.stream.lanes import Lanes
 from airloom.stream.limits import StreamLimits
 from airloom.stream.reassembly import Reassembly, StreamViolationError
+from airloom.stream.send_queue import SendQueue
 
-__all__ = ["Lanes", "Reassembly", "StreamLimits", "StreamViolationError"]
+__all__ = ["Reassembly", "SendQueue", "StreamLimits", "StreamViolationError"]
 
 PROTOCOL = "airloom.v1"
 

@@ -14,7 +14,7 @@ from airloom.stream.in_flight import InFlight
 from airloom.tracing import task_span
 from cloud_agent.fleet.registry import ConnectedDevice
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
-from device_agent.idempotency import IdempotentRuns
+from device_agent.service.idempotency import IdempotentRuns
 from device_agent.task_limits import check_task
 from protos.airloom.v1 import fleet_pb2, task_pb2
 
@@ -28,7 +28,7 @@ class _Text:
 
     async def text(self, text: str) -> None:
         if self._counts and text:
-            await self._device.lanes.send(
+            await self._device.outgoing.send(
                 fleet_pb2.ConnectResponse(
                     text=fleet_pb2.Text(text=text), correlation_id=self._correlation_id
                 )
@@ -95,7 +95,7 @@ class DeviceAsks:
 
     def refuse(self, correlation_id: int, task_id: str, error: AirloomError) -> None:
         """Answer an ask with an error."""
-        self._device.lanes.post(
+        self._device.outgoing.post(
             fleet_pb2.ConnectResponse(result=failure(task_id, error), correlation_id=correlation_id)
         )
 
@@ -124,9 +124,9 @@ class DeviceAsks:
             result = failure(task.task_id, explained(error))
         if self._synchronised_clocks:
             result.timing.uplink_ms = uplink_ms
-        lanes = self._device.lanes
+        outgoing = self._device.outgoing
         try:
-            await lanes.send(
+            await outgoing.send(
                 fleet_pb2.ConnectResponse(result=result, correlation_id=correlation_id)
             )
         except AirloomError as error:

@@ -15,7 +15,7 @@ from airloom.errors import (
     ReplacedError,
     UnreachableError,
 )
-from airloom.stream import Lanes, StreamLimits
+from airloom.stream import SendQueue, StreamLimits
 from airloom.stream.in_flight import InFlight
 from protos.airloom.v1 import fleet_pb2, inference_pb2, task_pb2
 
@@ -43,7 +43,7 @@ class ConnectedDevice:
     last_heard_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.lanes = Lanes(fleet_pb2.ConnectResponse, self.limits.stream)
+        self.outgoing = SendQueue(fleet_pb2.ConnectResponse, self.limits.stream)
         self._in_flight = InFlight(
             self.limits.assignments,
             self.limits.bytes_in_flight,
@@ -95,13 +95,13 @@ class ConnectedDevice:
         self._assigned[correlation_id] = future
         try:
             message = fleet_pb2.ConnectResponse(assignment=task, correlation_id=correlation_id)
-            await self.lanes.send(message)
+            await self.outgoing.send(message)
             return await future
         finally:
             del self._assigned[correlation_id]
             if not future.done() or future.cancelled():
                 cancel = fleet_pb2.CancelTask(task_id=task.task_id)
-                self.lanes.control(
+                self.outgoing.control(
                     fleet_pb2.ConnectResponse(cancel=cancel, correlation_id=correlation_id)
                 )
 
@@ -117,7 +117,7 @@ class ConnectedDevice:
 
     def close(self, error: AirloomError) -> None:
         """End the stream, and fail what the device still owes."""
-        self.lanes.close(error)
+        self.outgoing.close(error)
         lost = UnreachableError(f"{self.device_id} was lost before it answered: {error}")
         for correlation_id in list(self._assigned):
             self.settle(correlation_id, lost)

@@ -20,7 +20,7 @@ from cloud_agent.fleet.registry import ConnectedDevice, DeviceLimits, Registry
 from cloud_agent.fleet.stream import DeviceStream
 from cloud_agent.fleet.teams import Teams
 from device_agent.answering import Answerer
-from device_agent.idempotency import IdempotentRuns
+from device_agent.service.idempotency import IdempotentRuns
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         )
         self._registry.add(device)
         log.info("%s connected from %s", device.device_id, device.peer_address)
-        device.lanes.control(fleet_pb2.ConnectResponse(welcome=self._welcome()))
+        device.outgoing.control(fleet_pb2.ConnectResponse(welcome=self._welcome()))
         try:
             await DeviceStream(device, asks, requests, context).serve()
         finally:

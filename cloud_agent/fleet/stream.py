@@ -42,7 +42,7 @@ class DeviceStream:
         await self._context.send_initial_metadata(())
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
-        closed = self._device.lanes.closing
+        closed = self._device.outgoing.closing
         try:
             # Writing may wait for a peer that reads nothing: it must not hold up the end.
             ends: set[asyncio.Future[Any]] = {reading, writing, closed}
@@ -58,7 +58,7 @@ class DeviceStream:
 
     async def _write(self) -> None:
         while True:
-            await write(self._context, await self._device.lanes.take())
+            await write(self._context, await self._device.outgoing.take())
 
     async def _read(self) -> None:
         async for request in self._requests:
@@ -81,7 +81,7 @@ class DeviceStream:
             self._device.heartbeats += 1
             if request.heartbeat.HasField("rtt_ms"):
                 self._device.rtt_ms = request.heartbeat.rtt_ms
-            self._device.lanes.heartbeat(fleet_pb2.ConnectResponse(heartbeat=request.heartbeat))
+            self._device.outgoing.heartbeat(fleet_pb2.ConnectResponse(heartbeat=request.heartbeat))
         elif kind == "ask":
             uplink_ms = max(0.0, (received_ns - request.sent_unix_ns) / 1e6)
             self._asks.begin(

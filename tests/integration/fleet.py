@@ -22,7 +22,7 @@ from device_agent.answering import Answerer
 from device_agent.chat import ChatRequest
 from device_agent.config import AnswerSettings, CloudSettings
 from device_agent.engine import Completion, ModelDescription, OnText
-from device_agent.uplink import Uplink
+from device_agent.uplink.uplink import Uplink
 from protos.airloom.v1 import fleet_pb2_grpc, inference_pb2, inference_pb2_grpc, task_pb2
 
 TRUSTED = ServerSecurity(plaintext=True, trust_names=True)

@@ -27,8 +27,8 @@ from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
 from device_agent.config import DeviceSettings
 from device_agent.engine import Engine, EngineSettings, HandedOverError, Model
-from device_agent.handover import Handover
-from device_agent.service import RUN_ID_HEADER, InferenceServicer
+from device_agent.service.handover import Handover
+from device_agent.service.servicer import RUN_ID_HEADER, InferenceServicer
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -27,7 +27,7 @@ from airloom.errors import (
     UnreachableError,
 )
 from airloom.stream import StreamLimits
-from device_agent.uplink import Uplink
+from device_agent.uplink.uplink import Uplink
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, task_pb2
 
 LABELS = ("same", "", "same", "")

@@ -20,7 +20,7 @@ from airloom.grpc_server import GrpcServer
 from airloom.identity import Caller, Role, caller_of
 from airloom.security import ServerSecurity, TransportSecurity, open_channel, why_refused
 from device_agent.config import CloudSettings
-from device_agent.uplink import Uplink
+from device_agent.uplink.uplink import Uplink
 from protos.airloom.v1 import inference_pb2, task_pb2
 from testbed.certificates import issue, make_authority
 from testbed.cli import build_parser

@@ -18,8 +18,8 @@ from airloom.errors import (
     UnreachableError,
 )
 from device_agent.answering import AnswerStream
-from device_agent.idempotency import IdempotentRuns, content_digest
-from device_agent.kept_results import KeepLimits, KeptResults
+from device_agent.service.idempotency import IdempotentRuns, content_digest
+from device_agent.service.kept_results import KeepLimits, KeptResults
 from protos.airloom.v1 import task_pb2
 
 

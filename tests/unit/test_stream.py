@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airloom.errors import InvalidTaskError, OverloadedError, UnreachableError
-from airloom.stream import Lanes, Reassembly, StreamLimits, StreamViolationError
+from airloom.stream import Reassembly, SendQueue, StreamLimits, StreamViolationError
 from airloom.stream.reassembly import MessageTooLargeError
 from protos.airloom.v1 import fleet_pb2, task_pb2
 
@@ -44,12 +44,14 @@ async def turn() -> None:
 @given(st.lists(st.integers(0, 60_000), min_size=1, max_size=8))
 def test_what_is_sent_in_turns_arrives_whole(sizes: list[int]) -> None:
     async def run() -> None:
-        lanes, parts = Lanes(Request, LIMITS), Reassembly(Request, LIMITS)
-        sending = [asyncio.ensure_future(lanes.send(ask(i, size))) for i, size in enumerate(sizes)]
+        outgoing, parts = SendQueue(Request, LIMITS), Reassembly(Request, LIMITS)
+        sending = [
+            asyncio.ensure_future(outgoing.send(ask(i, size))) for i, size in enumerate(sizes)
+        ]
         arrived: dict[int, int] = {}
         wire_bytes = 0
         while len(arrived) < len(sizes):
-            message = await lanes.take()
+            message = await outgoing.take()
             assert message.ByteSize() <= LIMITS.chunk_bytes + 32
             wire_bytes += message.ByteSize() + 5
             if (whole := parts.feed(message)) is not None:
@@ -58,58 +60,58 @@ def test_what_is_sent_in_turns_arrives_whole(sizes: list[int]) -> None:
             assert parts.held_bytes <= LIMITS.unfinished_bytes
         assert arrived == dict(enumerate(sizes))
         assert sum(await asyncio.gather(*sending)) == wire_bytes
-        assert parts.held_bytes == lanes.waiting == 0
+        assert parts.held_bytes == outgoing.waiting == 0
 
     asyncio.run(run())
 
 
 async def test_control_messages_wait_for_no_payload_and_payloads_take_turns() -> None:
-    lanes = Lanes(Request, LIMITS)
-    sending = [asyncio.ensure_future(lanes.send(ask(i, 5000))) for i in (1, 3)]
+    outgoing = SendQueue(Request, LIMITS)
+    sending = [asyncio.ensure_future(outgoing.send(ask(i, 5000))) for i in (1, 3)]
     await turn()
-    assert [(await lanes.take()).correlation_id for _ in range(3)] == [1, 3, 1]
-    lanes.heartbeat(heartbeat(1))
-    lanes.heartbeat(heartbeat(2))
-    lanes.control(Request(cancel=fleet_pb2.CancelTask(), correlation_id=5))
-    assert (await lanes.take()).HasField("cancel")
-    assert (await lanes.take()).heartbeat.sequence == 2
-    assert (await lanes.take()).correlation_id == 3
+    assert [(await outgoing.take()).correlation_id for _ in range(3)] == [1, 3, 1]
+    outgoing.heartbeat(heartbeat(1))
+    outgoing.heartbeat(heartbeat(2))
+    outgoing.control(Request(cancel=fleet_pb2.CancelTask(), correlation_id=5))
+    assert (await outgoing.take()).HasField("cancel")
+    assert (await outgoing.take()).heartbeat.sequence == 2
+    assert (await outgoing.take()).correlation_id == 3
     for one in sending:
         one.cancel()
     await asyncio.gather(*sending, return_exceptions=True)
-    ends = [await lanes.take() for _ in sending]
+    ends = [await outgoing.take() for _ in sending]
     assert {one.correlation_id for one in ends if one.chunk.withdrawn} == {1, 3}
-    taking = asyncio.ensure_future(lanes.take())
+    taking = asyncio.ensure_future(outgoing.take())
     await turn()
     assert not taking.done()
     taking.cancel()
 
 
 async def test_too_large_a_message_is_refused_and_the_others_go_on() -> None:
-    lanes = Lanes(Request, LIMITS)
-    innocent = asyncio.ensure_future(lanes.send(ask(1)))
+    outgoing = SendQueue(Request, LIMITS)
+    innocent = asyncio.ensure_future(outgoing.send(ask(1)))
     with pytest.raises(InvalidTaskError, match="70020 bytes are too many"):
-        await lanes.send(ask(3, 70_000))
+        await outgoing.send(ask(3, 70_000))
     await turn()
-    assert (await lanes.take()).correlation_id == 1
+    assert (await outgoing.take()).correlation_id == 1
     assert await innocent > 0
 
 
 async def test_what_is_under_way_stays_within_its_bytes() -> None:
-    lanes = Lanes(Request, LIMITS)
-    sending = [asyncio.ensure_future(lanes.send(ask(i, 60_000))) for i in (1, 3, 5, 7)]
-    small = asyncio.ensure_future(lanes.send(ask(9)))
+    outgoing = SendQueue(Request, LIMITS)
+    sending = [asyncio.ensure_future(outgoing.send(ask(i, 60_000))) for i in (1, 3, 5, 7)]
+    small = asyncio.ensure_future(outgoing.send(ask(9)))
     await turn()
     # Two large ones fill it; a small one waits for neither.
-    assert lanes.waiting == 3
+    assert outgoing.waiting == 3
     sending[2].cancel()
     while not small.done():
-        await lanes.take()
+        await outgoing.take()
         await turn()
     sending[0].cancel()
     await turn()
-    assert lanes.waiting == 3  # the withdrawn, the second and the fourth
-    lanes.close(UnreachableError("gone"))
+    assert outgoing.waiting == 3  # the withdrawn, the second and the fourth
+    outgoing.close(UnreachableError("gone"))
     outcomes = await asyncio.gather(*sending, return_exceptions=True)
     assert [type(one).__name__ for one in outcomes] == [
         "CancelledError",
@@ -118,24 +120,24 @@ async def test_what_is_under_way_stays_within_its_bytes() -> None:
         "UnreachableError",
     ]
     with pytest.raises(UnreachableError, match="gone"):
-        await lanes.take()
+        await outgoing.take()
     with pytest.raises(UnreachableError, match="gone"):
-        await lanes.send(ask(11))
+        await outgoing.send(ask(11))
 
 
 async def test_what_is_withdrawn_half_sent_leaves_nothing_behind_at_the_other_end() -> None:
-    lanes, parts = Lanes(Request, LIMITS), Reassembly(Request, LIMITS)
+    outgoing, parts = SendQueue(Request, LIMITS), Reassembly(Request, LIMITS)
     for _ in range(2 * LIMITS.unfinished_messages):
-        sending = asyncio.ensure_future(lanes.send(ask(1, 10_000)))
+        sending = asyncio.ensure_future(outgoing.send(ask(1, 10_000)))
         await turn()
-        assert parts.feed(await lanes.take()) is None
+        assert parts.feed(await outgoing.take()) is None
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
     # What comes next under the same number is not taken for the rest of it.
-    again = asyncio.ensure_future(lanes.send(ask(1, 5_000)))
+    again = asyncio.ensure_future(outgoing.send(ask(1, 5_000)))
     whole = None
     while whole is None:
-        whole = parts.feed(await asyncio.wait_for(lanes.take(), 10))
+        whole = parts.feed(await asyncio.wait_for(outgoing.take(), 10))
     await again
     assert len(whole.ask.task_id) == 5_000
     assert parts.held_bytes == 0
@@ -145,15 +147,15 @@ async def test_what_is_withdrawn_half_sent_leaves_nothing_behind_at_the_other_en
 
 @pytest.mark.parametrize("way", ["control", "post"])
 async def test_messages_that_nobody_reads_close_the_stream(way: str) -> None:
-    lanes = Lanes(Request, LIMITS)
+    outgoing = SendQueue(Request, LIMITS)
     cancel = Request(cancel=fleet_pb2.CancelTask())
     for _ in range(LIMITS.waiting_messages):
-        getattr(lanes, way)(cancel)
-    assert lanes.closed is None
-    getattr(lanes, way)(cancel)
-    assert lanes.waiting == 0
+        getattr(outgoing, way)(cancel)
+    assert outgoing.closed is None
+    getattr(outgoing, way)(cancel)
+    assert outgoing.waiting == 0
     with pytest.raises(OverloadedError, match="16 messages wait"):
-        await lanes.take()
+        await outgoing.take()
 
 
 def test_a_message_that_grows_over_the_limit_ends_alone() -> None:

@@ -25,7 +25,7 @@ KNOWN = {
         2,
         "whichever of reading and writing ends, ends the stream",
     ),
-    "device_agent/cloud_stream.py:_begin": (1, "sends what is raised to the cloud as the result"),
+    "device_agent/uplink/stream.py:_begin": (1, "sends what is raised to the cloud as the result"),
     "device_agent/http/answers.py:_merged": (1, "tells of its end in a finally, then waited for"),
     "device_agent/http/answers.py:streamed": (
         1,
@@ -33,12 +33,15 @@ KNOWN = {
     ),
     "device_agent/http/answers.py:unless_gone": (2, "waited for, and the work's outcome handed on"),
     "device_agent/http/server.py:serve_http": (1, "waited for"),
-    "device_agent/idempotency.py:_start": (
+    "device_agent/service/idempotency.py:_start": (
         1,
         "its end ends the shared stream; followers wait for it",
     ),
-    "device_agent/idempotency.py:_follow": (1, "waited for by the deadline, its outcome handed on"),
-    "device_agent/service.py:InferBatch": (1, "what is raised becomes that task's result"),
+    "device_agent/service/idempotency.py:_follow": (
+        1,
+        "waited for by the deadline, its outcome handed on",
+    ),
+    "device_agent/service/servicer.py:InferBatch": (1, "what is raised becomes that task's result"),
     "netctl/daemon/client.py:take": (1, "`lost` waits for the renewal, and raises what it does"),
     "netctl/daemon/server.py:_unless_ended": (2, "waited for, and the message handed on"),
     "netctl/daemon/server.py:serve": (1, "looks for what killed holders left; nobody asked for it"),

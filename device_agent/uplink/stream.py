@@ -12,13 +12,13 @@ from airloom.concurrency import first_to_end, within
 from airloom.errors import AirloomError, OverloadedError, UnreachableError, explained
 from airloom.identity import Role
 from airloom.security import open_channel
-from airloom.stream import MISSED_HEARTBEATS, Lanes, Reassembly, StreamViolationError
+from airloom.stream import MISSED_HEARTBEATS, Reassembly, SendQueue, StreamViolationError
 from airloom.stream.limits import GRPC_FRAME_BYTES
 from airloom.stream.reassembly import MessageTooLargeError
 from device_agent.answering import failure
-from device_agent.cloud_ask import CloudAsk
 from device_agent.config import CloudSettings
 from device_agent.engine import OnText
+from device_agent.uplink.ask import CloudAsk
 from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc, task_pb2
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class CloudStream:
         self._registration = registration
         self._handle = handle
         self._on_welcome = on_welcome
-        self._lanes = Lanes(fleet_pb2.ConnectRequest, settings.stream)
+        self._outgoing = SendQueue(fleet_pb2.ConnectRequest, settings.stream)
         self._parts = Reassembly(fleet_pb2.ConnectResponse, settings.stream)
         # Odd here, even in the cloud: a result and an ask of one number are never mixed up.
         self._ids = itertools.count(1, 2)
@@ -66,7 +66,7 @@ class CloudStream:
             UnreachableError: there was no welcome in time, or the cloud has fallen silent.
             grpc.aio.AioRpcError: the cloud refused the stream or ended it.
         """
-        self._lanes.control(fleet_pb2.ConnectRequest(registration=self._registration))
+        self._outgoing.control(fleet_pb2.ConnectRequest(registration=self._registration))
         reason = "the cloud closed the stream"
         try:
             async with open_channel(
@@ -103,19 +103,19 @@ class CloudStream:
             message = fleet_pb2.ConnectRequest(
                 ask=ask.task, correlation_id=correlation_id, stream_text=ask.streamed
             )
-            ask.uplink_bytes += await self._lanes.send(message)
+            ask.uplink_bytes += await self._outgoing.send(message)
             return await ask.follow(on_text)
         finally:
             del self._asks[correlation_id]
             if not ask.answered and self._broken is None:
                 cancel = fleet_pb2.CancelTask(task_id=ask.task.task_id)
-                self._lanes.control(
+                self._outgoing.control(
                     fleet_pb2.ConnectRequest(cancel=cancel, correlation_id=correlation_id)
                 )
 
     def _end(self, error: StreamBrokenError) -> None:
         self._broken = error
-        self._lanes.close(error)
+        self._outgoing.close(error)
         for ask in self._asks.values():
             ask.end(error)
         for assigned in self._assigned.values():
@@ -124,9 +124,9 @@ class CloudStream:
     async def _requests(self) -> AsyncIterator[fleet_pb2.ConnectRequest]:
         try:
             while True:
-                yield await self._lanes.take()
+                yield await self._outgoing.take()
         except AirloomError:
-            return  # Whatever closed the lanes ends the stream.
+            return  # Whatever closed the queue ends the stream.
 
     async def _welcomed(self, responses: AsyncIterator[fleet_pb2.ConnectResponse]) -> float:
         """Wait for the welcome; return the interval at which heartbeats are due."""
@@ -167,8 +167,8 @@ class CloudStream:
 
     async def _flooded(self) -> None:
         # Waiting for it as a task would cancel it with this.
-        await asyncio.wait({self._lanes.closing})
-        raise self._lanes.closing.result()
+        await asyncio.wait({self._outgoing.closing})
+        raise self._outgoing.closing.result()
 
     async def _beat(self, interval_s: float) -> None:
         """Send heartbeats; raise UnreachableError when nothing has been heard for too long."""
@@ -183,7 +183,7 @@ class CloudStream:
             self._heartbeats_sent_s[sequence] = now_s
             self._heartbeats_sent_s.pop(sequence - _HEARTBEATS_IN_THE_AIR, None)
             heartbeat = fleet_pb2.Heartbeat(sequence=sequence, rtt_ms=self.rtt_ms)
-            self._lanes.heartbeat(fleet_pb2.ConnectRequest(heartbeat=heartbeat))
+            self._outgoing.heartbeat(fleet_pb2.ConnectRequest(heartbeat=heartbeat))
             await asyncio.sleep(interval_s)
             if (late_s := time.monotonic() - now_s - interval_s) > interval_s:
                 # This process did not run: what the cloud said meanwhile has not been read yet.
@@ -235,11 +235,11 @@ class CloudStream:
             await self._send_result(correlation_id, failure(task.task_id, error))
 
     async def _send_result(self, correlation_id: int, result: task_pb2.TaskResult) -> None:
-        await self._lanes.send(
+        await self._outgoing.send(
             fleet_pb2.ConnectRequest(result=result, correlation_id=correlation_id)
         )
 
     def _post_failure(self, correlation_id: int, task_id: str, error: AirloomError) -> None:
-        self._lanes.post(
+        self._outgoing.post(
             fleet_pb2.ConnectRequest(result=failure(task_id, error), correlation_id=correlation_id)
         )

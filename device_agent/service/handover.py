@@ -12,7 +12,7 @@ from airloom.concurrency import within
 from airloom.errors import DeadlineExceededError, InvalidTaskError, OverloadedError
 from device_agent.chat import EngineChat
 from device_agent.engine import Completion, OnText
-from device_agent.kept_results import KeepLimits, KeptResults
+from device_agent.service.kept_results import KeepLimits, KeptResults
 from device_agent.task_limits import MAX_LABEL_CHARACTERS
 from protos.airloom.v1 import inference_pb2
 

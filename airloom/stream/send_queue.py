@@ -27,7 +27,7 @@ class _Payload(Generic[M]):
         self.withdrawn = False
 
 
-class Lanes(Generic[M]):
+class SendQueue(Generic[M]):
     """Holds outgoing messages for one writer, which takes them as fast as the stream does.
 
     Control messages (welcome, heartbeat, cancellation) wait for no payload: a large one is cut into

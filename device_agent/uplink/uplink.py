@@ -34,10 +34,10 @@ from airloom.log_text import one_line
 from airloom.security import why_refused
 from airloom.stream import PROTOCOL
 from airloom.tracing import send_along, task_span
-from device_agent.cloud_ask import CloudAsk
-from device_agent.cloud_stream import CloudStream, Handler, StreamBrokenError
 from device_agent.config import CloudSettings
 from device_agent.engine import OnText
+from device_agent.uplink.ask import CloudAsk
+from device_agent.uplink.stream import CloudStream, Handler, StreamBrokenError
 from protos.airloom.v1 import fleet_pb2, inference_pb2, task_pb2
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,14 @@ from airloom.identity import Caller, caller_of
 from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
 from device_agent.chat import EngineChat
 from device_agent.engine import HandedOverError
-from device_agent.handover import Handover, write_parts
-from device_agent.idempotency import IdempotentRuns, OnStarted, by_deadline_at_last, new_run_id
-from device_agent.running_tasks import RunningTasks
+from device_agent.service.handover import Handover, write_parts
+from device_agent.service.idempotency import (
+    IdempotentRuns,
+    OnStarted,
+    by_deadline_at_last,
+    new_run_id,
+)
+from device_agent.service.running_tasks import RunningTasks
 from device_agent.task_limits import check_batch, check_task, check_texts, check_tokenize
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 

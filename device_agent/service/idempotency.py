@@ -18,8 +18,8 @@ from airloom.errors import (
     OverloadedError,
 )
 from device_agent.answering import AnswerStream
-from device_agent.kept_results import KeepLimits, KeptResults
-from device_agent.shared_stream import SharedStream
+from device_agent.service.kept_results import KeepLimits, KeptResults
+from device_agent.service.shared_stream import SharedStream
 from protos.airloom.v1 import task_pb2
 
 STREAM_CHARACTERS = 64 << 10
