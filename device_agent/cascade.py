@@ -28,11 +28,12 @@ from airloom.errors import (
 from airloom.log_text import one_line
 from airloom.tracing import task_span
 from collaboration.routing import RoutingSettings, keeps_own_answer
-from device_agent.answering import Answerer, AnswerStream, deadline_of
+from device_agent.answering import Answerer, AnswerStream
 from device_agent.chat import ChatModel
 from device_agent.config import DeviceSettings
 from device_agent.engine import OnText
 from device_agent.task_limits import check_task
+from device_agent.task_reading import deadline_of
 from device_agent.uplink.uplink import Uplink
 from protos.airloom.v1 import task_pb2
 

@@ -13,9 +13,10 @@ from airloom.stream import StreamViolationError
 from airloom.stream.in_flight import InFlight
 from airloom.tracing import task_span
 from cloud_agent.fleet.registry import ConnectedDevice
-from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
+from device_agent.answering import Answerer, AnswerStream, failure
 from device_agent.service.idempotency import IdempotentRuns
 from device_agent.task_limits import check_task
+from device_agent.task_reading import deadline_of
 from protos.airloom.v1 import fleet_pb2, task_pb2
 
 

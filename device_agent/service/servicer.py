@@ -18,7 +18,7 @@ from airloom.errors import (
 )
 from airloom.grpc_status import write
 from airloom.identity import Caller, caller_of
-from device_agent.answering import Answerer, AnswerStream, deadline_of, failure
+from device_agent.answering import Answerer, AnswerStream, failure
 from device_agent.chat import EngineChat
 from device_agent.engine import HandedOverError
 from device_agent.service.handover import Handover, write_parts
@@ -30,6 +30,7 @@ from device_agent.service.idempotency import (
 )
 from device_agent.service.running_tasks import RunningTasks
 from device_agent.task_limits import check_batch, check_task, check_texts, check_tokenize
+from device_agent.task_reading import deadline_of
 from protos.airloom.v1 import inference_pb2, inference_pb2_grpc, task_pb2
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

@@ -13,8 +13,8 @@ from airloom.security import TransportSecurity
 from collaboration.confidence import TokenScore, summarise
 from collaboration.prompting import extract_answer
 from collaboration.routing import RoutingSettings, confidence_value, keeps_own_answer
-from device_agent.answering import deadline_of, question_of
 from device_agent.engine import IMAGE_MARK
+from device_agent.task_reading import deadline_of, question_of
 from protos.airloom.v1 import task_pb2
 
 
