@@ -148,7 +148,14 @@ class Generation:
         holding = self._holding = self.loop.create_future()
         self.lease_s = lease_s
         self._wake()
-        hold: Hold = await holding
+        try:
+            hold: Hold = await holding
+        except asyncio.CancelledError:
+            # Another may ask, though the engine has not got to this one yet: `_answer_hold` lets what
+            # nobody waits for go on.
+            if self._holding is holding:
+                self._holding = self.lease_s = None
+            raise
         return hold
 
     async def suspend(self) -> SequenceState:

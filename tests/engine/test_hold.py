@@ -157,6 +157,27 @@ async def test_what_waits_is_held_once_it_has_begun(engine: Engine, gate: Gate) 
     await (await asking).commit()
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_whoever_asked_and_left_may_ask_again(
+    engine: Engine, gate: Gate, waits: bool
+) -> None:
+    first = await begun(engine, gate)
+    wanted = await engine.start(request()) if waits else first
+    left = asyncio.ensure_future(wanted.hold(LONG_S))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait({left})
+    again = asyncio.ensure_future(wanted.hold(LONG_S))
+    await asyncio.sleep(0)
+    assert not again.done()
+    if waits:
+        first.cancel()
+    gate.open()
+    await (await again).commit()
+    with pytest.raises(HandedOverError):
+        await wanted.completion()
+
+
 async def test_who_is_held_can_still_be_cancelled(engine: Engine, gate: Gate) -> None:
     generation, hold = await held(engine, gate)
     generation.cancel()
