@@ -39,6 +39,12 @@ def role_host(role: Role) -> str:
     return f"{role.value}{ROLE_DOMAIN}"
 
 
+def certificate_command(name: str = "NAME", role: Role | None = None) -> str:
+    """The command that makes the certificate which an error says is missing."""
+    flag = "" if role is None else f"--role {role.value} "
+    return f"testbed certificates --out FOLDER {flag}{name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whoever is at the other end of a call."""
@@ -67,7 +73,7 @@ class Caller:
         if not self.authenticated and not self.trusted:
             raise UnauthenticatedError(
                 "without a certificate nobody can register, except where the server's security "
-                "says trust_names: true (testbed certificates NAME makes certificates)"
+                f"says trust_names: true ({certificate_command()} makes certificates)"
             )
         self.require(Role.DEVICE, to="register")
         name = claimed or self.name
@@ -78,7 +84,7 @@ class Caller:
         if name != self.name and not self.is_operator:
             raise PermissionDeniedError(
                 f"registration.device_id is {name}, but the certificate is that of {self.name}: "
-                f"set device_id: {self.name}, or make a certificate (testbed certificates {name})"
+                f"set device_id: {self.name}, or make a certificate ({certificate_command(name)})"
             )
         return name
 
@@ -90,7 +96,7 @@ class Caller:
         mine = ", ".join(sorted(role.value for role in self.roles)) or "none"
         raise PermissionDeniedError(
             f"to {to} takes the role {wanted}; {self.name or 'this caller'} has {mine} "
-            f"(testbed certificates NAME --role {(allowed or (Role.OPERATOR,))[0].value})"
+            f"({certificate_command(role=(allowed or (Role.OPERATOR,))[0])})"
         )
 
 
@@ -119,7 +125,7 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], *, trust_names: bool 
     if not names or not re.fullmatch(NAME_PATTERN, names[0]):
         raise UnauthenticatedError(
             f"the certificate's first DNS name is {names[0] if names else 'missing'!r}: it should be "
-            "the agent's name (testbed certificates NAME)"
+            f"the agent's name ({certificate_command()})"
         )
     uris = [entry.decode() for entry in properties.get("peer_uri", ())]
     said = {uri.removeprefix(ROLE_URI) for uri in uris if uri.startswith(ROLE_URI)}

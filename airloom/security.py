@@ -9,7 +9,7 @@ import grpc
 from pydantic import Field, model_validator
 
 from airloom.errors import ConfigurationError
-from airloom.identity import Role, role_host
+from airloom.identity import Role, certificate_command, role_host
 from airloom.settings_file import FilePath, Settings
 
 _WRONG_NAME = "Hostname Verification Check failed"
@@ -107,5 +107,5 @@ def why_refused(details: str, role: Role) -> str:
         return details
     return (
         f"its certificate does not have the role {role.value} "
-        f"(testbed certificates NAME --role {role.value} makes one that has)"
+        f"({certificate_command(role=role)} makes one that has)"
     )

@@ -17,7 +17,7 @@ from airloom.errors import (
     explained,
 )
 from airloom.grpc_status import write
-from airloom.identity import Caller, caller_of
+from airloom.identity import Caller, caller_of, certificate_command
 from device_agent.answering import Answerer, AnswerStream, failure
 from device_agent.chat import EngineChat
 from device_agent.engine import HandedOverError
@@ -219,7 +219,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         caller = self.caller(context)
         if not (caller.authenticated or caller.is_operator):
             raise UnauthenticatedError(
-                "to resume a state takes a certificate (testbed certificates NAME), or a server "
+                f"to resume a state takes a certificate ({certificate_command()}), or a server "
                 "whose security says trust_names: true"
             )
         arrived = await handover.receive(caller.owner, aiter(request_iterator), deadline_s)

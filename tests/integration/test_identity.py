@@ -17,7 +17,7 @@ from cryptography import x509
 
 from airloom.errors import ConfigurationError, PermissionDeniedError, UnauthenticatedError
 from airloom.grpc_server import GrpcServer
-from airloom.identity import Caller, Role, caller_of
+from airloom.identity import Caller, Role, caller_of, certificate_command
 from airloom.security import ServerSecurity, TransportSecurity, open_channel, why_refused
 from device_agent.config import CloudSettings
 from device_agent.uplink.uplink import Uplink
@@ -106,7 +106,7 @@ async def test_a_board_registers_as_itself_only(cloud: str, identities: Identiti
         grpc.aio.AioRpcError, match="is board-a, but the certificate is that of board-b"
     ) as refused:
         await who(cloud, identities.files("board-b"), "board-a")
-    assert "testbed certificates board-a" in (refused.value.details() or "")
+    assert "testbed certificates --out FOLDER board-a" in (refused.value.details() or "")
     assert (await who(cloud, identities.files("operator"), "board-a"))[0] == "board-a"
 
 
@@ -145,11 +145,13 @@ async def test_a_board_does_not_pass_for_the_cloud_although_its_host_name_fits(
             await who(address, identities.files("board-a"), role=Role.CLOUD)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     said = why_refused(refused.value.details() or "", Role.CLOUD)
-    assert "does not have the role cloud (testbed certificates NAME --role cloud" in said
+    assert (
+        "does not have the role cloud (testbed certificates --out FOLDER --role cloud NAME" in said
+    )
 
 
 async def until_told(uplink: Uplink) -> None:
-    while "testbed certificates NAME --role cloud" not in uplink.last_error:
+    while "testbed certificates --out FOLDER --role cloud NAME" not in uplink.last_error:
         await asyncio.sleep(0.01)
 
 
@@ -245,6 +247,22 @@ def test_what_takes_a_role_says_which_command_gives_it() -> None:
         board.require(Role.COORDINATOR, to="list devices")
     assert str(refused.value) == (
         "to list devices takes the role coordinator or operator; board-a has device "
-        "(testbed certificates NAME --role coordinator)"
+        "(testbed certificates --out FOLDER --role coordinator NAME)"
     )
     Caller("me", frozenset({Role.OPERATOR}), True).require(Role.COORDINATOR, to="list devices")
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+def test_the_command_that_errors_name_makes_such_a_certificate(
+    role: Role | None, tmp_path: Path
+) -> None:
+    program, *arguments = (
+        certificate_command("board-c", role).replace("FOLDER", str(tmp_path)).split()
+    )
+    assert program == "testbed"
+    parsed = build_parser().parse_args(arguments)
+    assert parsed.call(parsed) == 0
+    certificate = x509.load_pem_x509_certificate((tmp_path / "board-c.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    assert uris == ([] if role is None else [f"airloom:role/{role.value}"])
