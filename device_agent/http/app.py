@@ -18,6 +18,7 @@ from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
 from device_agent.engine import Engine, GenerateRequest
 from device_agent.http import errors, escalation, schemas, translate
+from device_agent.http.answer_counts import AnswerCounts
 from device_agent.http.answers import Answers, Wanted, unless_gone
 from device_agent.http.auth import Authentication, KeyRing
 from device_agent.http.json_body import strict_route
@@ -73,8 +74,8 @@ def create_app(
     _add_embeddings(app, chat.engine)
     _add_models(app, chat.engine)
     _add_watching(app, chat.engine, registry)
-    limited = RequestsAtOnce(BodyLimit(app, settings.limits), settings.limits, registry)
-    return Faults(Authentication(limited, keys))
+    limited = RequestsAtOnce(BodyLimit(app, settings.limits), settings.limits)
+    return AnswerCounts(Faults(Authentication(limited, keys)), registry)
 
 
 def _add_generation(app: FastAPI, chat: EngineChat, answers: Answers) -> None:

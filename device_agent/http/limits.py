@@ -7,8 +7,6 @@ import logging
 import time
 from collections import Counter
 
-from prometheus_client import CollectorRegistry
-from prometheus_client import Counter as PrometheusCounter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,35 +49,23 @@ class Faults:
 
 
 class RequestsAtOnce:
-    """Refuses a caller's requests beyond a number at once; counts answers by caller and status."""
+    """Refuses a caller's requests beyond a number at once."""
 
-    def __init__(self, app: ASGIApp, limits: HttpLimits, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
         self._app, self._most = app, limits.requests_of_a_caller
         self._running: Counter[str] = Counter()
-        self._answers = PrometheusCounter(
-            "airloom_http_requests",
-            "HTTP requests by who asked and what was answered.",
-            ["caller", "status"],
-            registry=registry,
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = caller_of(scope)
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._answers.labels(caller, str(message["status"])).inc()
-            await send(message)
-
         if self._running[caller] >= self._most:
             error = OverloadedError(
                 f"{self._most} requests of {caller or 'unnamed callers'} are being answered already"
             )
-            await _refuse(error, scope, receive, counted)
+            await _refuse(error, scope, receive, send)
             return
         self._running[caller] += 1
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, send)
         finally:
             self._running[caller] -= 1
 

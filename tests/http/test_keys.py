@@ -46,6 +46,7 @@ def test_each_key_is_known_by_its_holders_name(serve: Serve, tmp_path: Path) -> 
     for caller, count in (("ann", 1), ("bob", 2), ("", 1)):
         line = f'airloom_http_requests_total{{caller="{caller}",status="200"}} {count}.0'
         assert line in metrics
+    assert 'airloom_http_requests_total{caller="",status="401"} 1.0' in metrics
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/v1/models", "/nowhere"])
