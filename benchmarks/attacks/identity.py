@@ -67,6 +67,8 @@ class RawStream:
             raise grpc.aio.AioRpcError(code, nothing, nothing, details, None)
 
     def end(self) -> None:
+        """Leave; what is still to be sent is not sent."""
+        self.outgoing.put_nowait(None)
         self.call.cancel()
 
 

@@ -20,7 +20,7 @@ from protos.airloom.v1 import fleet_pb2, fleet_pb2_grpc
 REQUESTS = 200
 P50_RATIO = 2.0
 _REGISTERED_S = 20.0
-_TRIES = 3
+_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ async def _until_registered(site: Site) -> None:
 async def run(attack: Attack, asker: Asker) -> Row:
     """Send an attack, and say what came of it.
 
-    Where nothing is wrong but the p50 it is done again with other agents, up to three times in all:
-    this machine may have had something else to do.
+    Where nothing is wrong but the p50 it is done once more, with other agents: this machine may have
+    had something else to do.
     """
     for _ in range(_TRIES):
         row = await _run_once(attack, asker)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 
 from airloom.concurrency import by_deadline
@@ -24,6 +24,7 @@ from airloom.errors import (
 )
 from airloom.log_text import one_line
 from cloud_agent.config import ServerSettings
+from cloud_agent.engines.bounded_lines import bounded_client
 from collaboration.confidence import TokenScore, summarise
 from device_agent.chat import ChatRequest, Message
 from device_agent.config import read_secret
@@ -58,6 +59,7 @@ class OpenAIServer:
             api_key=read_secret(settings.api_key_file) or "none",
             max_retries=0,
             timeout=settings.timeout_s,
+            http_client=bounded_client(settings.timeout_s),
         )
 
     async def close(self) -> None:
@@ -152,7 +154,7 @@ class OpenAIServer:
             raise
         except openai.OpenAIError as error:
             raise self._explain(error) from error
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise UnreachableError(
                 f"{self.settings.url} does not answer: {type(error).__name__} {one_line(error)}"
             ) from error
@@ -208,7 +210,9 @@ class OpenAIServer:
             return OverloadedError(f"{url} has too much to do: {one_line(error)}")
         if isinstance(error, openai.APIStatusError) and error.status_code < 500:
             return InvalidTaskError(f"{url} refuses the request: {one_line(error)}")
-        return UnreachableError(f"{url} does not answer: {one_line(error)}")
+        # The library's own words for all that went wrong below it are "Connection error."
+        why = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
+        return UnreachableError(f"{url} does not answer: {one_line(why or error)}")
 
 
 def _beyond_openai(sampling: Sampling) -> dict[str, Any]:
