@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -85,7 +86,8 @@ async def _open_and_serve(settings: CloudAgentSettings) -> None:
             http = settings.http
             background: list[Coroutine[Any, Any, None]] = []
             if http is not None:
-                background.append(keep_going("HTTP", lambda: serve_http(chat, registry, http)))
+                serving = partial(serve_http, chat, registry, http, place="cloud")
+                background.append(keep_going("HTTP", serving))
             await _serve(settings, chat, settings.model, chat, background)
         finally:
             await asyncio.to_thread(engine.close)

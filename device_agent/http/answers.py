@@ -20,6 +20,7 @@ from device_agent.cascade import Cascade
 from device_agent.engine import Completion, Delta, Engine, GenerateRequest, Generation
 from device_agent.http import errors, translate
 from device_agent.http.escalation import completion_of
+from device_agent.http.settings import Place
 from device_agent.http.shapes import Shape
 from protos.airloom.v1 import task_pb2
 
@@ -41,8 +42,9 @@ class Wanted:
 class Answers:
     """Answers with the board's engine, and with the cascade where there is one and it may be asked."""
 
-    def __init__(self, engine: Engine, cascade: Cascade | None) -> None:
-        self._engine, self._cascade = engine, cascade
+    def __init__(self, engine: Engine, cascade: Cascade | None, place: Place) -> None:
+        """`place` is where the engine runs."""
+        self._engine, self._cascade, self.place = engine, cascade, place
 
     async def answer(self, wanted: Wanted, request: Request) -> Response:
         """The whole answer, or its events as they come; a client that leaves ends the work."""
@@ -54,7 +56,7 @@ class Answers:
 
     async def _alone(self, wanted: Wanted, request: Request) -> Response:
         generations: list[Generation] = []
-        headers = _headers("device", self._engine.description.name)
+        headers = _headers(self.place, self._engine.description.name)
         try:
             for each in wanted.generations:
                 generations.append(await self._engine.start(each, stream=wanted.stream))

@@ -23,7 +23,7 @@ from device_agent.http.answers import Answers, Wanted, unless_gone
 from device_agent.http.auth import Authentication, KeyRing
 from device_agent.http.json_body import strict_route
 from device_agent.http.limits import BodyLimit, Faults, RequestsAtOnce
-from device_agent.http.settings import HttpSettings
+from device_agent.http.settings import HttpSettings, Place
 from device_agent.http.shapes import ChatShape, Shape, TextShape
 from protos.airloom.v1 import task_pb2
 
@@ -52,8 +52,10 @@ def create_app(
     registry: CollectorRegistry,
     settings: HttpSettings,
     cascade: Cascade | None = None,
+    *,
+    place: Place = "device",
 ) -> ASGIApp:
-    """Build the application on an engine, and on a cascade where there is one.
+    """Build the application on an engine at a place, and on a cascade where there is one.
 
     Raises:
         ConfigurationError: a file of keys cannot be read.
@@ -70,7 +72,7 @@ def create_app(
     )
     app.router.route_class = strict_route(settings.limits.body_values)
     errors.install(app)
-    _add_generation(app, chat, Answers(chat.engine, cascade))
+    _add_generation(app, chat, Answers(chat.engine, cascade, place))
     _add_embeddings(app, chat.engine)
     _add_models(app, chat.engine)
     _add_watching(app, chat.engine, registry)
@@ -89,6 +91,10 @@ def _add_generation(app: FastAPI, chat: EngineChat, answers: Answers) -> None:
         request: Request,
     ) -> Response:
         task = escalation.task_of(body, generations)
+        if residency == "device-only" and answers.place == "cloud":
+            raise InvalidTaskError(
+                "airloom-residency: device-only, but this is a cloud's server: ask a device's"
+            )
         if task is not None and residency == "device-only":
             task.budget.residency = task_pb2.RESIDENCY_DEVICE_ONLY
         options = body.stream_options

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from airloom.errors import ConfigurationError
 from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
-from device_agent.http.settings import HttpSettings
+from device_agent.http.settings import HttpSettings, Place
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ async def serve_http(
     registry: CollectorRegistry,
     settings: HttpSettings,
     cascade: Cascade | None = None,
+    *,
+    place: Place = "device",
 ) -> None:
     """Serve OpenAI's API on an engine, and a cascade where there is one, until cancelled.
 
@@ -36,7 +38,7 @@ async def serve_http(
 
     security = settings.security
     config = uvicorn.Config(
-        create_app(chat, registry, settings, cascade),
+        create_app(chat, registry, settings, cascade, place=place),
         http=guarded(settings.limits),
         ws="none",
         log_config=None,

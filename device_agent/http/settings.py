@@ -10,6 +10,9 @@ from airloom.identity import NAME_PATTERN
 from airloom.security import TransportSecurity
 from airloom.settings_file import FilePath, Settings
 
+Place = Literal["device", "cloud"]
+"""Where a server's own model runs."""
+
 KeyName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from gates import Gate
+from prometheus_client import CollectorRegistry
 from serving import KEY, MODEL, MODELS, PATIENCE_S, PLAINTEXT, Serve, Served
 
 from airloom.errors import UnreachableError
 from device_agent.cascade import Cascade
 from device_agent.chat import EngineChat
 from device_agent.config import DeviceSettings
-from device_agent.engine import OnText
+from device_agent.engine import Engine, EngineSettings, Model, OnText
+from device_agent.http.app import create_app
+from device_agent.http.settings import HttpSecurity, HttpSettings
 from protos.airloom.v1 import task_pb2
 
 QUESTION = [{"role": "user", "content": "What is 12+25?"}]
@@ -187,6 +192,22 @@ def test_a_request_may_ask_for_the_board_alone(serve_with: ServeWith) -> None:
         "airloom-residency: Input should be 'device-only' or 'anywhere'"
         in (wrong.json()["error"]["message"])
     )
+
+
+async def test_a_clouds_own_server_says_so_and_takes_nothing_that_is_for_devices() -> None:
+    engine = Engine(Model(MODELS["mathematics"]), EngineSettings(threads=1))
+    settings = HttpSettings(listen="127.0.0.1:1", security=HttpSecurity(plaintext=True))
+    app = create_app(EngineChat(engine), CollectorRegistry(), settings, place="cloud")
+    body = {"model": engine.description.name, "messages": QUESTION, "max_tokens": 2}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
+        answered = await client.post(CHAT, json=body)
+        assert answered.headers["airloom-place"] == "cloud"
+        only = {"airloom-residency": "device-only"}
+        refused = await client.post(CHAT, json=body, headers=only)
+        assert refused.status_code == 400
+        assert "this is a cloud's server" in refused.json()["error"]["message"]
+    await asyncio.to_thread(engine.close)
 
 
 def test_a_stream_holds_its_text_until_it_counts(serve_with: ServeWith) -> None:
