@@ -37,19 +37,8 @@ from benchmarks.attacks.runner import run as run_one
 from benchmarks.result import Result
 
 FAMILIES = (
-    labels,
-    sampling,
-    forms,
-    vocabularies,
-    handover,
-    models,
-    servers,
-    cascades,
-    identity,
-    streams,
-    sizes,
-    web,
-    local,
+    *(labels, sampling, forms, vocabularies, handover, models),
+    *(servers, cascades, identity, web, local, sizes, streams),
 )
 ATTACKS: tuple[Attack, ...] = tuple(attack for family in FAMILIES for attack in family.ATTACKS)
 LIMIT_S = 15 * 60.0

@@ -17,6 +17,8 @@ from protos.airloom.v1 import fleet_pb2_grpc, inference_pb2, inference_pb2_grpc,
 
 ANSWER_S = 10.0
 """Within which whoever asks gets an answer or an error; said to the agent as the task's deadline."""
+_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+"""Otherwise channels of one process share one, with its limit of streams."""
 _PATIENCE_S = 5.0
 """On top of it, before the answer counts as one that never comes."""
 
@@ -79,12 +81,14 @@ class Site:
         """A channel to an agent's TCP port, showing a certificate; in plaintext without a name."""
         address = f"127.0.0.1:{self.stage.ports[agent]}"
         if not certificate:
-            async with grpc.aio.insecure_channel(address) as channel:
+            async with grpc.aio.insecure_channel(address, options=_OWN_CONNECTION) as channel:
                 yield channel
             return
         assert self.stage.authority is not None
         credentials = self.stage.authority.credentials(certificate)
-        async with grpc.aio.secure_channel(address, credentials) as channel:
+        async with grpc.aio.secure_channel(
+            address, credentials, options=_OWN_CONNECTION
+        ) as channel:
             yield channel
 
 

@@ -257,10 +257,12 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 ATTACKS = (
     *(
         Attack(f"resume/{group}", sent, lone_board,
-               each_of({name: partial(_forged, name) for name in names}), limit_s=60)
+               each_of({name: partial(_forged, name) for name in names}), limit_s=60, pause_s=1.0)
         for group, (sent, names) in _GROUPS.items()
     ),
-    Attack("resume/nonsense", "states cut short, and lengths too long", lone_board, _nonsense),
+    Attack("resume/nonsense", "states cut short, and lengths too long", lone_board, _nonsense,
+           pause_s=1.0),
     Attack("resume/too-large", "a state of 512 MiB", lone_board, _too_large, repeated=False),
-    Attack("suspend/vanish", "the caller of Suspend leaves", lone_board, _vanish),
+    Attack("suspend/vanish", "the caller of Suspend leaves", lone_board, _vanish, limit_s=60,
+           pause_s=1.0),
 )  # fmt: skip

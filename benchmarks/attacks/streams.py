@@ -157,10 +157,10 @@ async def _asks_without_end(site: Site) -> Outcome:
 
 
 async def _unread_answers(site: Site) -> Outcome:
-    """Fifty callers stream long answers and do not read them."""
+    """Twenty callers stream long answers and do not read them."""
     async with contextlib.AsyncExitStack() as open_ones:
         calls = []
-        for number in range(50):
+        for number in range(20):
             stub = await open_ones.enter_async_context(site.inference("cloud"))
             asked = task(f"What is {number}+25?", max_tokens=300)
             calls.append(stub.InferStream(inference_pb2.InferStreamRequest(task=asked)))
@@ -228,9 +228,9 @@ async def _round_trip(site: Site) -> Outcome:
 
 ATTACKS = (
     Attack("stream/one-of-4-MiB", f"a request of just under 4 MiB beside {_INNOCENT} others",
-           partial(fleet_of_one, asked="board-a"), partial(_one_too_large, -200)),
+           partial(fleet_of_one, asked="board-a"), partial(_one_too_large, -200), pause_s=2.0),
     Attack("stream/one-over-4-MiB", f"a request of 5 MiB beside {_INNOCENT} others",
-           partial(fleet_of_one, asked="board-a"), partial(_one_too_large, MEBIBYTE)),
+           partial(fleet_of_one, asked="board-a"), partial(_one_too_large, MEBIBYTE), pause_s=2.0),
     Attack("stream/64-MiB", "64 MiB in one message of a stream", cloud_alone, _raw_too_large),
     Attack("stream/frozen-board", "300 MiB handed to a board that is stopped", fleet_of_one,
            _frozen, repeated=False, limit_s=60),
@@ -240,7 +240,7 @@ ATTACKS = (
            repeated=False),
     Attack("stream/asks-without-end", "5,000 asks, no answer read", cloud_alone, _asks_without_end,
            repeated=False),
-    Attack("stream/unread", "50 answers that nobody reads", cloud_alone, _unread_answers,
+    Attack("stream/unread", "20 answers that nobody reads", cloud_alone, _unread_answers,
            repeated=False),
     Attack("stream/cancelled", "1,000 calls cancelled at once", cloud_alone, _cancelled,
            pause_s=1.0),
