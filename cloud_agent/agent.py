@@ -57,7 +57,7 @@ class CloudInferenceServicer(InferenceServicer):
     def infer_on(self, caller: Caller, device_id: str) -> Infer:
         if not device_id:
             return super().infer_on(caller, "")
-        device = self._teams.device(caller, device_id, self._registry)
+        self._teams.check(caller, device_id)
 
         async def assign(
             task: task_pb2.Task,
@@ -66,6 +66,8 @@ class CloudInferenceServicer(InferenceServicer):
             run_id: str = "",
         ) -> task_pb2.TaskResult:
             del stream, run_id
+            # Not before: a result that is kept is there without its device.
+            device = self._teams.device(caller, device_id, self._registry)
             return await device.assign(task, deadline_s)
 
         return assign

@@ -24,6 +24,15 @@ class Teams:
         caller.require(Role.COORDINATOR, to="list devices")
         return [device for device in devices if self._reaches(caller, device.device_id)]
 
+    def check(self, caller: Caller, device_id: str) -> None:
+        """Raise PermissionDeniedError unless a caller may hand work to a device, connected or not."""
+        caller.require(Role.COORDINATOR, to="hand tasks to devices")
+        if not self._reaches(caller, device_id):
+            raise PermissionDeniedError(
+                f"{device_id!r} is not of the team of {caller.name!r}: the cloud's setting fleet.teams "
+                f"has {', '.join(sorted(self._teams.get(caller.name, ()))) or 'nobody'} in it"
+            )
+
     def device(self, caller: Caller, device_id: str, registry: Registry) -> ConnectedDevice:
         """The device that a caller may hand work to.
 
@@ -31,12 +40,7 @@ class Teams:
             PermissionDeniedError: the caller has not that role, or the device is not of its team.
             UnreachableError: the device is not connected; names those of the team that are.
         """
-        caller.require(Role.COORDINATOR, to="hand tasks to devices")
-        if not self._reaches(caller, device_id):
-            raise PermissionDeniedError(
-                f"{device_id!r} is not of the team of {caller.name!r}: the cloud's setting fleet.teams "
-                f"has {', '.join(sorted(self._teams.get(caller.name, ()))) or 'nobody'} in it"
-            )
+        self.check(caller, device_id)
         device = registry.get(device_id)
         if device is None:
             present = [one.device_id for one in self.visible(caller, registry)]

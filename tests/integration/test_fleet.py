@@ -443,6 +443,20 @@ async def test_a_result_that_says_nothing_is_an_error() -> None:
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_kept_result_of_a_device_is_there_when_the_device_is_not() -> None:
+    task = asking("q")
+    task.idempotency_key = "k"
+    async with running_cloud() as cloud, grpc.aio.insecure_channel(cloud.address) as channel:
+        async with running_uplink(cloud.address, "board"):
+            await cloud.until_registered("board")
+            result = await infer(channel, task, "board")
+        await cloud.until_registered()
+        assert await infer(channel, task, "board") == result
+        task.idempotency_key = "another"
+        with pytest.raises(grpc.aio.AioRpcError, match="'board' is not connected"):
+            await infer(channel, task, "board")
+
+
 async def test_what_must_not_leave_the_device_is_not_answered_in_the_cloud() -> None:
     private = asking("secret", residency=task_pb2.RESIDENCY_DEVICE_ONLY)
     async with (
