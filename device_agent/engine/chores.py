@@ -39,12 +39,30 @@ class Chores:
             except Exception as error:
                 future.set_exception(error)
 
+        self._append(chore)
+        return future
+
+    def repeat(self, turn: Callable[[], bool]) -> None:
+        """Have something done again and again, as long as it says so; from any thread.
+
+        It raises nothing; others have their turns, and there are passes, in between.
+
+        Raises:
+            AirloomError: what the queue was closed with.
+        """
+
+        def chore() -> None:
+            if turn():
+                self.pending.append(chore)
+
+        self._append(chore)
+
+    def _append(self, chore: Callable[[], None]) -> None:
         with self._changed:
             if self._closed is not None:
                 raise copy.copy(self._closed)
             self.pending.append(chore)
             self._changed.notify()
-        return future
 
     def do_next(self) -> None:
         """Do the one that has waited longest."""

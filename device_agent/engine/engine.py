@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import functools
 import logging
 import threading
 from collections.abc import Awaitable
@@ -34,7 +33,7 @@ from device_agent.engine.adapter_contexts import AdapterContexts
 from device_agent.engine.adapters import Adapter, Adapters
 from device_agent.engine.admission import Admission
 from device_agent.engine.context import Context
-from device_agent.engine.embeddings import LONGEST_TEXT, Embedder
+from device_agent.engine.embeddings import LONGEST_TEXT, Embedder, EmbeddingQueue
 from device_agent.engine.generation import Generation
 from device_agent.engine.images import Vision
 from device_agent.engine.job import Job
@@ -106,6 +105,7 @@ class Engine:
             statistics=self.statistics,
             observer=observer,
         )
+        self._embeddings = EmbeddingQueue(lambda: self._embedder)
         self._lock = threading.Lock()
         self._watchers: list[Future[EngineFailedError]] = []
         self._closing = False
@@ -236,8 +236,10 @@ class Engine:
         for text in texts:
             self._check_open()
             tokens = await self._admission.tokenizer.tokenize(text, most_tokens=LONGEST_TEXT)
-            embedding = self._loop.chores.add(functools.partial(self._embed, tokens))
-            results.append((await asyncio.wrap_future(embedding), len(tokens)))
+            embedded, turns_begin = self._embeddings.add(tokens)
+            if turns_begin:
+                self._loop.chores.repeat(self._embeddings.take_turn)
+            results.append((await asyncio.wrap_future(embedded), len(tokens)))
         return results
 
     async def load_adapter(self, name: str, path: Path) -> Adapter:
@@ -323,6 +325,3 @@ class Engine:
         embedder = Embedder(self.model, threads=self.settings.threads)
         self._natives.callback(embedder.close)
         return embedder
-
-    def _embed(self, tokens: list[int]) -> NDArray[np.float32]:
-        return self._embedder.embed(tokens)

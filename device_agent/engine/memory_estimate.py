@@ -10,7 +10,7 @@ import psutil
 
 from airloom.errors import ModelLoadError
 from device_agent.engine.context import KeyValueType, cells
-from device_agent.engine.embeddings import LONGEST_TEXT, PASS_TOKENS
+from device_agent.engine.embeddings import LONGEST_TEXT, PASS_TOKENS, SEQUENCES
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import check_is_gguf, loading, metadata_value
 
@@ -155,8 +155,9 @@ def _computation(shape: ModelShape, batch_tokens: int, cache_tokens: int, output
 def _embeddings(shape: ModelShape) -> int:
     tokens = cells(min(LONGEST_TEXT, shape.trained_context_tokens))
     rows = PASS_TOKENS if shape.causal else tokens
+    sequences = SEQUENCES if shape.causal else 1
     cache = tokens * shape.layers * shape.key_values * 2 + shape.layers * shape.state * 4
-    return cache + _computation(shape, rows, tokens, rows)
+    return sequences * cache + _computation(shape, rows, tokens, rows)
 
 
 def available_bytes() -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from engines import MODELS, ROOT, MakeEngine
 from files import write_bert
+from gates import Gate
 
 from airloom.errors import InvalidTaskError
 from device_agent.engine import GenerateRequest, Model
@@ -44,6 +45,47 @@ async def test_a_text_that_does_not_fit_is_refused_with_the_numbers(
 ) -> None:
     with pytest.raises(InvalidTaskError, match="of 601 tokens cannot be embedded; 1 to 384 can"):
         await make_engine().embed(["7" * 600])
+
+
+async def test_short_texts_and_tokens_come_between_the_passes_of_a_long_text(
+    make_engine: MakeEngine, gate: Gate
+) -> None:
+    engine = make_engine("cloud")
+    long, short = "What is 12+25? " * 20, "one"
+    assert len(engine.model.tokenize(long)) > 3 * PASS_TOKENS
+    expected = {text: (await engine.embed([text]))[0][0] for text in (long, short)}
+    ended: list[str] = []
+
+    async def embed(name: str, text: str) -> None:
+        ((vector, _),) = await engine.embed([text])
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+        ended.append(name)
+
+    async def generate() -> None:
+        await engine.generate(GenerateRequest("1 2 3 4", max_tokens=3, ignore_end=True))
+        ended.append("three tokens")
+
+    gate.shut()
+    all_of_them = asyncio.gather(
+        embed("long", long), embed("short", short), embed("last", long), generate()
+    )
+    await gate.held()
+    gate.open()
+    await all_of_them
+    assert ended.index("short") < ended.index("long") < ended.index("last")
+    assert ended.index("three tokens") < ended.index("last")
+
+
+async def test_whoever_leaves_takes_its_text_along(make_engine: MakeEngine) -> None:
+    engine = make_engine("cloud")
+    leaving = [asyncio.ensure_future(engine.embed(["7" * 300])) for _ in range(3)]
+    await asyncio.sleep(0)
+    for each in leaving:
+        each.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    ((vector, count),) = await engine.embed(["one"])
+    assert count == len(engine.model.tokenize("one"))
+    assert np.isfinite(vector).all()
 
 
 async def test_a_text_of_several_passes_is_the_mean_over_all_its_tokens(
