@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,11 +32,17 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], url: str, log: Path, probe: str = "/health") -> Iterator[None]:
+def running(
+    command: list[str],
+    url: str,
+    log: Path,
+    probe: str = "/health",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
     """Run a server until the block ends; it is up when its `probe` answers."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             deadline_s = time.monotonic() + _START_S
             while True:

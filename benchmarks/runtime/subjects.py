@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,8 +55,10 @@ class ServedAgent:
 
 
 @contextlib.contextmanager
-def device_agent(subject: Subject, *, parallel: int) -> Iterator[ServedAgent]:
-    """Run a device agent with both of its servers until the block ends."""
+def device_agent(
+    subject: Subject, *, parallel: int, tree: Path | None = None
+) -> Iterator[ServedAgent]:
+    """Run a device agent with both of its servers until the block ends; of another tree's code."""
     http, grpc = free_port(), free_port()
     plaintext = {"plaintext": True}
     settings = {
@@ -74,8 +77,13 @@ def device_agent(subject: Subject, *, parallel: int) -> Iterator[ServedAgent]:
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     command = [sys.executable, "-m", "device_agent.cli", "run", str(file)]
     url = f"http://127.0.0.1:{http}"
-    with running(command, url, BUILD / "device.log"):
+    with running(command, url, BUILD / "device.log", environment=environment_of(tree)):
         yield ServedAgent(url, f"127.0.0.1:{grpc}", _served_model(url))
+
+
+def environment_of(tree: Path | None) -> dict[str, str]:
+    """What makes Python run a tree's code; this one's where none is named."""
+    return {**os.environ} if tree is None else {**os.environ, "PYTHONPATH": str(tree)}
 
 
 def _served_model(url: str) -> str:

@@ -50,9 +50,7 @@ async def _rate(url: str, model: str, prompts: Sequence[str], tokens: int) -> fl
         return sum(counts) / (time.perf_counter() - started_s)
 
 
-def _median_rates(
-    subject: Subject, streams: int, servers: Sequence[tuple[str, str]]
-) -> list[float]:
+def median_rates(subject: Subject, streams: int, servers: Sequence[tuple[str, str]]) -> list[float]:
     """The median rate of each server, asked in turns; of each its URL and its model's name."""
     rng = random.Random(streams)
     rates: list[list[float]] = [[] for _ in servers]
@@ -83,7 +81,7 @@ def _against_llama_server(subject: Subject, streams: int, *, places: int = 0) ->
         device_agent(subject, parallel=places) as agent,
     ):
         servers = (agent.url, agent.model), (url, subject.path.stem)
-        value, peer_value = _median_rates(subject, streams, servers)
+        value, peer_value = median_rates(subject, streams, servers)
     name = f"runtime/{subject.name}/streams-{streams}"
     if places > streams:
         name += f"-of-{places}"
@@ -109,7 +107,7 @@ def _against_llama_cpp_python(subject: Subject) -> Result:
         running(command, url, BUILD / "llama-cpp-python.log", "/v1/models"),
         device_agent(subject, parallel=streams) as agent,
     ):
-        (value,) = _median_rates(subject, streams, [(agent.url, agent.model)])
+        (value,) = median_rates(subject, streams, [(agent.url, agent.model)])
         peer_value = asyncio.run(_whole_rate(url, subject, streams))
     name = f"runtime/{subject.name}/streams-{streams}-python"
     return Result(name, value, "tokens/s", "llama-cpp-python server", peer_value, 3.0)
