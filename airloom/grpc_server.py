@@ -19,6 +19,7 @@ from airloom.errors import ConfigurationError
 from airloom.grpc_errors import ErrorInterceptor
 from airloom.security import TransportSecurity
 from airloom.settings_file import Settings
+from airloom.stream.limits import LARGEST_CHUNK_BYTES
 
 _GRACE_S = 2.0
 _UNIX = "unix:"
@@ -27,7 +28,9 @@ _UNIX = "unix:"
 class ServerLimits(Settings):
     """How much a gRPC server takes from those who connect."""
 
-    message_bytes: int = Field(4 << 20, ge=1 << 10, description="of one request")
+    message_bytes: int = Field(
+        4 << 20, ge=2 * LARGEST_CHUNK_BYTES, description="of one request, or part of a stream"
+    )
     calls_per_connection: int = Field(1024, ge=1, description="at once; more wait at the client")
     connections: int = Field(8192, ge=1, description="at once; more are closed")
     handshake_timeout_s: float = Field(10.0, gt=0, description="until a connection speaks HTTP/2")

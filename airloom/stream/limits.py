@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from airloom.settings_file import Settings
 
 GRPC_FRAME_BYTES = 5
+LARGEST_CHUNK_BYTES = 64 << 10
 
 
 class StreamLimits(Settings):
@@ -18,7 +19,7 @@ class StreamLimits(Settings):
     chunk_bytes: int = Field(
         16 << 10,
         ge=1 << 10,
-        le=64 << 10,
+        le=LARGEST_CHUNK_BYTES,
         description="a larger message goes in parts of this size: what a heartbeat may wait for",
     )
     unfinished_bytes: int = Field(

@@ -17,6 +17,7 @@ from airloom.errors import (
 )
 from airloom.stream import SendQueue, StreamLimits
 from airloom.stream.in_flight import InFlight
+from cloud_agent.fleet.results import require_sound
 from protos.airloom.v1 import fleet_pb2, inference_pb2, task_pb2
 
 
@@ -62,8 +63,8 @@ class ConnectedDevice:
         """Hand a task to the device and wait for its result; cancelling cancels it there.
 
         Raises:
-            UnreachableError: the device left before it answered, or sent no answer; the task may be
-                handed out again.
+            UnreachableError: the device left before it answered, or sent what is no result; the task
+                may be handed out again.
             OverloadedError: the device has too much to do already.
             InvalidTaskError: the task is too large to be sent.
             DeadlineExceededError: the deadline passed first.
@@ -81,8 +82,7 @@ class ConnectedDevice:
                 raise DeadlineExceededError(
                     f"the deadline passed before {self.device_id} answered"
                 ) from None
-        if result.WhichOneof("outcome") is None:
-            raise UnreachableError(f"{self.device_id} sent a result with neither answer nor error")
+        require_sound(result, self.device_id)
         result.task_id = task.task_id
         if result.HasField("answer"):
             # Who answered is known here; the device's word for it is not needed.
