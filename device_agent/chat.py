@@ -19,7 +19,7 @@ from device_agent.engine import (
     Sampling,
     SequenceState,
 )
-from device_agent.engine.json_schema import any_json
+from device_agent.engine.grammars.json_schema import any_json
 from device_agent.engine.requests import Conversation, JsonSchema, Turn
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from airloom.errors import InvalidTaskError, UnsupportedByModelError
 from device_agent.engine.adapters import Adapters, applies_from
 from device_agent.engine.context import Context
-from device_agent.engine.grammar import Grammar
+from device_agent.engine.grammars.grammar import Grammar
+from device_agent.engine.grammars.json_schema import from_json_schema
 from device_agent.engine.images import ImageSpan, Vision
-from device_agent.engine.json_schema import from_json_schema
 from device_agent.engine.memory_estimate import estimate, shape_of
 from device_agent.engine.model import Model
 from device_agent.engine.requests import Conversation, GenerateRequest, JsonSchema

@@ -21,8 +21,8 @@ from device_agent.engine.chat_template import (
     TemplateChoice,
     choose_template,
 )
+from device_agent.engine.grammars.vocabulary_text import VocabularyText
 from device_agent.engine.llama_log import collect_errors
-from device_agent.engine.vocabulary_text import VocabularyText
 
 _GGUF_MAGIC = b"GGUF"
 loading = threading.Lock()

@@ -14,7 +14,7 @@ from airloom.errors import InvalidTaskError
 from collaboration.confidence import TokenScore, summarise
 from device_agent.engine.adapters import BASE, AdapterSet
 from device_agent.engine.detokenizer import Detokenizer
-from device_agent.engine.grammar import Grammar
+from device_agent.engine.grammars.grammar import Grammar
 from device_agent.engine.images import ImageSpan
 from device_agent.engine.model import Model
 from device_agent.engine.prefix_cache import Keys, Slot, position_keys

@@ -129,7 +129,7 @@ async def test_a_grammar_that_fails_ends_its_own_generation(
 ) -> None:
     engine = make_engine(parallel=PARALLEL)
     expected = (await engine.generate(request())).token_ids
-    monkeypatch.setattr("device_agent.engine.grammar.Grammar.accept", lambda *_: 1 / 0)
+    monkeypatch.setattr("device_agent.engine.grammars.grammar.Grammar.accept", lambda *_: 1 / 0)
     with_grammar = request(CULPRIT, grammar="root ::= [0-9]+")
     first, culprit, second = await asyncio.gather(
         *(outcome(engine.generate(each)) for each in (request(), with_grammar, request()))
@@ -273,7 +273,7 @@ async def test_an_observer_and_a_grammar_that_fail_at_the_end_keep_no_slot(
             raise UNEXPECTED
 
     monkeypatch.setattr(engine._loop._departures, "_observer", Broken())
-    monkeypatch.setattr("device_agent.engine.grammar.Grammar.close", lambda _: 1 / 0)
+    monkeypatch.setattr("device_agent.engine.grammars.grammar.Grammar.close", lambda _: 1 / 0)
     answer = await engine.generate(request(grammar="root ::= [0-9]{5}"))
     assert answer.finish_reason == "end"
     await everything_works(engine)

@@ -22,7 +22,7 @@ from airloom.errors import (
 from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import Engine, GenerateRequest, Sampling
 from device_agent.engine.detokenizer import Detokenizer
-from device_agent.engine.json_schema import from_json_schema
+from device_agent.engine.grammars.json_schema import from_json_schema
 
 QUESTION = "What is 12+25?"
 

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine import GenerateRequest, Model, Sampling, grammar_states
-from device_agent.engine import grammar as grammar_module
-from device_agent.engine.gbnf import MAX_DEPTH, characters, parse
-from device_agent.engine.grammar import Grammar
-from device_agent.engine.json_schema import any_json, from_json_schema
+from device_agent.engine import GenerateRequest, Model, Sampling
+from device_agent.engine.grammars import grammar as grammar_module
+from device_agent.engine.grammars import states as grammar_states
+from device_agent.engine.grammars.gbnf import MAX_DEPTH, characters, parse
+from device_agent.engine.grammars.grammar import Grammar
+from device_agent.engine.grammars.json_schema import any_json, from_json_schema
 from device_agent.engine.requests import JsonSchema
 
 ARITHMETIC = r"""

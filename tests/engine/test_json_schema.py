@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine import gbnf
-from device_agent.engine.grammar_states import DEAD, GrammarStates
-from device_agent.engine.json_pattern import from_pattern
-from device_agent.engine.json_schema import from_json_schema
+from device_agent.engine.grammars import gbnf
+from device_agent.engine.grammars.json_pattern import from_pattern
+from device_agent.engine.grammars.json_schema import from_json_schema
+from device_agent.engine.grammars.states import DEAD, GrammarStates
 
 
 def no_token(text: str) -> int:

@@ -6,7 +6,7 @@ from engines import Gate, MakeEngine, together
 from airloom.errors import ModelLoadError
 from collaboration.questions import DOMAINS, held_out
 from device_agent.engine import GenerateRequest, Sampling
-from device_agent.engine.json_schema import any_json
+from device_agent.engine.grammars.json_schema import any_json
 from device_agent.engine.trial import Trial
 
 

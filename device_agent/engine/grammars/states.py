@@ -10,7 +10,7 @@ import time
 from typing import NamedTuple
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine.gbnf import Characters, Element, Reference, Rules, TokenElement
+from device_agent.engine.grammars.gbnf import Characters, Element, Reference, Rules, TokenElement
 
 MAX_STACKS = 2048
 """Ways at once in which a text can have been made."""

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import NoReturn
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine.gbnf import MAX_REPETITIONS, characters
+from device_agent.engine.grammars.gbnf import MAX_REPETITIONS, characters
 
 MAX_PATTERN_ELEMENTS = 4096
 """Of a regular expression with all its repetitions written out."""

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from llama_cpp.llama_grammar import JSON_GBNF
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine.json_pattern import from_pattern
+from device_agent.engine.grammars.json_pattern import from_pattern
 from device_agent.engine.limits import MAX_GRAMMAR_BYTES
 
 MAX_SCHEMA_BYTES = 64 << 10

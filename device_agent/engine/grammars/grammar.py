@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airloom.errors import InvalidTaskError
-from device_agent.engine import gbnf
-from device_agent.engine.gbnf import Characters, Element, TokenElement
-from device_agent.engine.grammar_states import DEAD, GrammarStates
+from device_agent.engine.grammars import gbnf
+from device_agent.engine.grammars.gbnf import Characters, Element, TokenElement
+from device_agent.engine.grammars.states import DEAD, GrammarStates
+from device_agent.engine.grammars.vocabulary_text import code_points_beginning
 from device_agent.engine.model import Model
-from device_agent.engine.vocabulary_text import code_points_beginning
 
 STEP_LIMIT_S = 0.5
 """Of a processor, for one token."""
