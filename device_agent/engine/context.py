@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airloom.errors import AirloomError, ModelLoadError
+from device_agent.engine import recurrent_state
 from device_agent.engine.llama_log import collect_errors
 from device_agent.engine.model import Model, loading
 
@@ -257,8 +258,12 @@ class Context:
         """Take over an exported state of `length` positions; False where it is none of this layout.
 
         llama.cpp checks the sizes of what it reads; whether the positions are those of the first
-        `length` tokens is checked here, for a pass fails as a whole where they are not.
+        `length` tokens is checked here, for a pass fails as a whole where they are not, and whether
+        recurrent states are numbers.
         """
+        layers = llama_cpp.llama_model_n_layer(self.model.native)
+        if not self.can_cut and length and not recurrent_state.is_sound(state, length, layers):
+            return False
         if self._one_cache:
             head, cells = state[:_STATE_HEAD], state[_STATE_HEAD + 4 :]
             if length and int.from_bytes(cells[:4], "little") != length:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -13,12 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engines import MODELS, ROOT, MakeEngine
+from engines import suspended as suspended_at
 from files import write_gemma, write_mamba
+from gates import Gate
 
 from airloom.errors import DeadlineExceededError, InvalidTaskError
-from device_agent.engine import Engine, GenerateRequest, SequenceState
+from device_agent.engine import Engine, EngineSettings, GenerateRequest, Model, SequenceState
 
 HEAD = len(b"airloom sequence 2\n")
 
@@ -228,3 +232,23 @@ async def test_a_full_context_fits_into_what_is_taken(make_engine: MakeEngine) -
     assert len(data) < engine.max_state_bytes < 32 * len(data)
     resumed = await engine.resume(await engine.read_state(data))
     assert (await resumed.completion()).completion_tokens == 370
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+async def test_a_recurrent_state_that_is_no_number_is_not_taken_over(
+    tmp_path: Path, gate: Gate, value: float
+) -> None:
+    path = write_mamba(tmp_path / "mamba.gguf")
+    engine = Engine(Model(path), EngineSettings(threads=1, parallel=2))
+    request = GenerateRequest("What is 12+25?", max_tokens=12, ignore_end=True)
+    expected = (await engine.generate(request)).token_ids
+    gate.shut(after=2)
+    state = await suspended_at(await engine.start(request), gate)
+    # The last row is the last layer's state.
+    spoilt = state.memory[:-4] + np.float32(value).tobytes()
+    with pytest.raises(InvalidTaskError, match="do not fit"):
+        await (await engine.resume(replace(state, memory=spoilt))).completion()
+    whole = await (await engine.resume(state)).completion()
+    assert whole.token_ids == expected
+    assert [(await engine.generate(request)).token_ids for _ in range(3)] == [expected] * 3
+    await asyncio.to_thread(engine.close)
