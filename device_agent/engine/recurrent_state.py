@@ -7,10 +7,11 @@ where they are: whoever has that cell next would get nonsense. Keys and values a
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 
-_VALUE_TYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}
+_VALUE_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}
 """By ggml's number of the type."""
 _LARGEST = 1e6
 """Far beyond what any trained state holds, and far below what overflows in the next steps."""
