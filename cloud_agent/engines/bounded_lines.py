@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 
-MAX_LINE_BYTES = 4 << 20
+MAX_LINE_BYTES = 1 << 20
 
 
 class _BoundedLines(httpx2.AsyncByteStream):
