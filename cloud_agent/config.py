@@ -55,7 +55,7 @@ class FleetSettings(Settings):
     asks_in_flight: int = Field(128, ge=1, description="of one device; more are refused")
     assignments_in_flight: int = Field(64, ge=1, description="of one device; more are refused")
     bytes_in_flight: int = Field(
-        64 << 20, ge=1 << 16, description="of one device's asks, and of its assignments"
+        16 << 20, ge=1 << 16, description="of one device's asks, and of its assignments"
     )
     grace_s: float = Field(
         30.0,

@@ -14,7 +14,7 @@ class StreamLimits(Settings):
     """Both ends should have the same: what one sends the other must be willing to take."""
 
     message_bytes: int = Field(
-        32 << 20, ge=1 << 16, description="of one task or result; a larger one is refused unsent"
+        16 << 20, ge=1 << 16, description="of one task or result; a larger one is refused unsent"
     )
     chunk_bytes: int = Field(
         16 << 10,
