@@ -53,6 +53,9 @@ async def within(work: Awaitable[T], timeout_s: float | None) -> T:
             await asyncio.wait({task})
             # Asking for the exception marks it as seen: the time has run out, whatever it was.
             task.cancelled() or task.exception()
+        # An error keeps this frame, which would keep the task and so the error: until a garbage
+        # collection nobody would free what failed, such as a response of megabytes.
+        del task, work
     raise asyncio.TimeoutError
 
 

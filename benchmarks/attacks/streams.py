@@ -131,12 +131,12 @@ async def _many_streams(site: Site) -> Outcome:
         for _ in range(10):
             channel = await channels.enter_async_context(site.dial("board-b"))
             streams += [RawStream(channel, registration("board-b")) for _ in range(50)]
-        codes = [asyncio.ensure_future(stream.call.code()) for stream in streams]
-        done, _ = await asyncio.wait(codes, timeout=8)
+        over = [asyncio.ensure_future(_until_over(stream)) for stream in streams]
+        done, _ = await asyncio.wait(over, timeout=8)
         ended = len(done)
         for stream in streams:
             stream.end()
-        await asyncio.gather(*codes, return_exceptions=True)
+        await asyncio.gather(*over, return_exceptions=True)
     # As many as registered in one instant may not have been told yet.
     wrong = "" if ended >= len(streams) - 1 else f"only {ended} of {len(streams)} were closed"
     return Outcome(f"{ended} of {len(streams)} closed", wrong)

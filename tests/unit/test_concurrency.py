@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
+import weakref
 
 import pytest
 
@@ -75,3 +78,23 @@ async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_what_failed_is_freed_without_a_garbage_collection(
+    request: pytest.FixtureRequest,
+) -> None:
+    class Large:
+        pass
+
+    seen: list[weakref.ref[Large]] = []
+
+    async def fail() -> None:
+        large = Large()
+        seen.append(weakref.ref(large))
+        raise InvalidTaskError("no")
+
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    with contextlib.suppress(InvalidTaskError):
+        await within(fail(), 60)
+    assert seen[0]() is None
