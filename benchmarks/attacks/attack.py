@@ -141,6 +141,10 @@ _UNEXPLAINED = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE, grpc.Statu
 """An exception that nobody foresaw, a connection that broke, a fault that the asker has no part in."""
 
 
+_WRITE_FAILED = "Internal error from Core"
+"""What this side's library says in place of the status, where a stream ended as it was writing."""
+
+
 async def outcome_of(
     call: Awaitable[Any],
     *,
@@ -156,6 +160,8 @@ async def outcome_of(
     except grpc.aio.AioRpcError as error:
         code, details = error.code(), " ".join((error.details() or "").split())
         said = f"{code.name}: {details[:400]}"
+        if details == _WRITE_FAILED:
+            return Outcome("the stream ended while it was written to")
         if code in _UNEXPLAINED and code not in allowed:
             return Outcome(said, f"ended with {code.name}")
         return Outcome(said)

@@ -25,7 +25,6 @@ from protos.airloom.v1 import (
 
 PROTOCOL = "airloom.v1"
 _REGISTERED_S = 3.0
-_WRITE_FAILED = "Internal error from Core"
 
 
 def registration(device_id: str, **fields: Any) -> fleet_pb2.ConnectRequest:
@@ -49,13 +48,7 @@ class RawStream:
 
     async def read(self) -> fleet_pb2.ConnectResponse | None:
         """The next message; None where the stream has ended."""
-        try:
-            reply = await self.call.read()
-        except grpc.aio.AioRpcError as error:
-            if error.details() == _WRITE_FAILED:
-                # The stream has ended while this side was writing: how, only its status says.
-                await self.raise_for_status()
-            raise
+        reply = await self.call.read()
         return reply if isinstance(reply, fleet_pb2.ConnectResponse) else None
 
     async def welcomed(self) -> bool:
