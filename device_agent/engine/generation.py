@@ -155,6 +155,9 @@ class Generation:
             # nobody waits for go on.
             if self._holding is holding:
                 self._holding = self.lease_s = None
+            elif not holding.cancelled() and holding.exception() is None:
+                # The hold came at the very moment that its asker left.
+                holding.result().roll_back()
             raise
         return hold
 

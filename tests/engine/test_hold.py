@@ -22,6 +22,7 @@ from device_agent.engine import (
     Hold,
     Sampling,
 )
+from device_agent.engine.generation import Event
 
 LONG_S = 1e6
 SHORT_S = 1e-3
@@ -132,6 +133,25 @@ async def test_a_caller_that_leaves_while_it_asks_leaves_no_hold(
     asking.cancel()
     gate.open()
     await generation.completion()
+
+
+async def test_a_caller_that_leaves_just_as_it_is_answered_leaves_no_hold(
+    engine: Engine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = await begun(engine, gate)
+    asking = asyncio.ensure_future(generation.hold(LONG_S))
+    deliver = generation.deliver
+
+    def answer_and_cancel(event: Event) -> None:
+        deliver(event)
+        if isinstance(event, Hold):
+            asking.cancel()
+
+    monkeypatch.setattr(generation, "deliver", answer_and_cancel)
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.wait_for(generation.completion(), 30)
+    assert asking.cancelled()
 
 
 async def test_what_is_held_keeps_its_slot_and_the_others_go_on(
