@@ -18,7 +18,15 @@ class InFlight:
 
     @contextlib.contextmanager
     def admit(self, size_bytes: int) -> Iterator[None]:
-        """Count a task while this block runs.
+        """Count a task while this block runs; raises as `enter` does."""
+        self.enter(size_bytes)
+        try:
+            yield
+        finally:
+            self.leave(size_bytes)
+
+    def enter(self, size_bytes: int) -> None:
+        """Count a task until it leaves.
 
         Raises:
             OverloadedError: there are too many, or they hold too much.
@@ -32,8 +40,8 @@ class InFlight:
             )
         self._tasks += 1
         self._bytes += size_bytes
-        try:
-            yield
-        finally:
-            self._tasks -= 1
-            self._bytes -= size_bytes
+
+    def leave(self, size_bytes: int) -> None:
+        """Count a task no more."""
+        self._tasks -= 1
+        self._bytes -= size_bytes

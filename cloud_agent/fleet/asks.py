@@ -78,9 +78,10 @@ class DeviceAsks:
             raise StreamViolationError(
                 f"an ask has the correlation id {correlation_id}: it should be odd and new"
             )
-        admission = self._in_flight.admit(task.ByteSize())
+        size_bytes = task.ByteSize()
         try:
-            admission.__enter__()
+            # Before the task's first step: what comes in one go is counted as it comes.
+            self._in_flight.enter(size_bytes)
         except AirloomError as error:
             self.refuse(correlation_id, task.task_id, error)
             return
@@ -89,7 +90,7 @@ class DeviceAsks:
         self._answering[correlation_id] = answering
 
         def ended(_: asyncio.Task[None]) -> None:
-            admission.__exit__(None, None, None)
+            self._in_flight.leave(size_bytes)
             del self._answering[correlation_id]
 
         answering.add_done_callback(ended)
